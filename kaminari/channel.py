@@ -7,7 +7,6 @@ False; what the codec itself has to answer waits inside the codec meanwhile.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import struct
@@ -18,6 +17,7 @@ from kaminari.codec import Codec, PlainCodec
 from kaminari.errors import ProtocolFault
 from kaminari.mask import Buffer
 from kaminari.pipes import POOL, Pipe
+from kaminari.poller import Poller, Watch
 
 RECEIVE_BYTES = 1 << 17
 LINGER_S = 2.0
@@ -41,22 +41,21 @@ class Piped:
 
 class Channel:
     __slots__ = (
-        "_ending", "_loop", "_on_failed", "_on_readable", "_on_writable", "_queue", "_watching",
-        "closed", "codec", "fd", "payload_in", "payload_out", "sock", "wire_ended",
+        "_drained", "_ending", "_failed", "_poller", "_queue", "_watch", "closed", "codec", "fd",
+        "payload_in", "payload_out", "sock", "wire_ended",
     )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, codec: Codec | None = None
+        self, poller: Poller, sock: socket.socket, codec: Codec | None = None
     ) -> None:
-        self._loop = loop
+        self._poller = poller
         self.sock = sock
         self.fd = sock.fileno()
         self.codec: Codec = codec if codec is not None else PlainCodec()
         self._queue: deque[Buffer | Piped] = deque()
-        self._on_readable: Callable[[], None] | None = None
-        self._on_writable: Callable[[], None] = _nothing
-        self._on_failed: Callable[[Exception], None] = _ignore
-        self._watching = False
+        self._watch = Watch(poller, self.fd)
+        self._drained: Callable[[], None] = _nothing
+        self._failed: Callable[[Exception], None] = _ignore
         self._ending = False
         self.wire_ended = False
         """The peer's FIN came."""
@@ -77,18 +76,13 @@ class Channel:
         self, drained: Callable[[], None], failed: Callable[[Exception], None]
     ) -> None:
         """Set what to call when the queue has emptied, or could not be sent."""
-        self._on_writable = drained
-        self._on_failed = failed
+        self._drained = drained
+        self._failed = failed
 
     def watch(self, on_readable: Callable[[], None] | None) -> None:
         """Call `on_readable` whenever bytes (or the end) wait; None stops that."""
-        if on_readable == self._on_readable or self.closed:
-            return
-        if on_readable is None:
-            self._loop.remove_reader(self.fd)
-        else:
-            self._loop.add_reader(self.fd, on_readable)
-        self._on_readable = on_readable
+        if not self.closed:
+            self._watch.read(on_readable)
 
     def receive(self, limit_bytes: int = RECEIVE_BYTES) -> list[Buffer]:
         """Read once; payload, valid until any channel reads again. Raises OSError, ProtocolFault.
@@ -157,8 +151,8 @@ class Channel:
         """
         if self.closed:
             return
-        self._on_writable = _nothing
-        self._on_failed = self._give_up
+        self._drained = _nothing
+        self._failed = self._give_up
         try:
             self._ending = True
             self._send(self.codec.encode_wire_end())
@@ -169,7 +163,7 @@ class Channel:
             self.abort()
             return
         self.watch(self._discard)
-        self._loop.call_later(LINGER_S, self.close)
+        self._poller.loop.call_later(LINGER_S, self.close)
 
     def say_farewell(self, fault: ProtocolFault) -> None:
         """The peer broke the protocol: tell it, and close without passing anything on."""
@@ -190,14 +184,13 @@ class Channel:
     def close(self) -> None:
         if self.closed:
             return
-        self.watch(None)
-        self._watch_writable(False)
+        self._watch.stop()
         self.closed = True
         for entry in self._queue:
             if isinstance(entry, Piped):
                 POOL.discard(entry.pipe)
         self._queue.clear()
-        self._on_writable, self._on_failed = _nothing, _ignore
+        self._drained, self._failed = _nothing, _ignore
         self.sock.close()
 
     def _send(self, wire: list[Buffer]) -> bool:
@@ -241,31 +234,24 @@ class Channel:
                 else:
                     queue[0] = memoryview(first)[sent:]
         except (BlockingIOError, InterruptedError):
-            self._watch_writable(True)
+            if self._watch.on_writable is None:
+                self._watch.write(self._writable)
             return False
-        self._watch_writable(False)
+        if self._watch.on_writable is not None:
+            self._watch.write(None)
         if self._ending:
             self._ending = False
             self.sock.shutdown(socket.SHUT_WR)
         return True
-
-    def _watch_writable(self, wanted: bool) -> None:
-        if wanted is self._watching:
-            return
-        self._watching = wanted
-        if wanted:
-            self._loop.add_writer(self.fd, self._writable)
-        else:
-            self._loop.remove_writer(self.fd)
 
     def _writable(self) -> None:
         try:
             if self._flush() and not self.closed:
                 replies = self.codec.take_replies()
                 if not replies or self._send(replies):
-                    self._on_writable()
+                    self._drained()
         except (OSError, ProtocolFault) as error:
-            self._on_failed(error)
+            self._failed(error)
 
     def _discard(self) -> None:
         try:
@@ -280,7 +266,7 @@ class Channel:
             self.wire_ended = True
             if self._queue:
                 self.watch(None)
-                self._on_writable = self.close
+                self._drained = self.close
             else:
                 self.close()
 

@@ -21,6 +21,7 @@ from kaminari.datagram_session import (
 )
 from kaminari.errors import KaminariError
 from kaminari.options import Options
+from kaminari.poller import Poller, Watch
 from kaminari.relay import describe_failure
 from kaminari.setup_stream import SetupStream
 from kaminari.tls_context import EngineFactory
@@ -35,13 +36,15 @@ RETRY_AFTER_S = 1.0
 class DatagramClient:
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        poller: Poller,
         options: Options,
         remote: Address,
         factory: EngineFactory | None,
         sockets: list[socket.socket],
     ) -> None:
-        self._loop = loop
+        self._poller = poller
+        self._loop = poller.loop
+        self._watches = [Watch(poller, sock.fileno()) for sock in sockets]
         self._options = options
         self._remote = remote
         self._factory = factory
@@ -52,16 +55,16 @@ class DatagramClient:
         self._empty = 0
 
     def start(self) -> None:
-        for sock in self._sockets:
+        for watch, sock in zip(self._watches, self._sockets, strict=True):
             widen_buffers(sock)
-            self._loop.add_reader(sock.fileno(), self._on_readable, sock)
+            watch.read(functools.partial(self._on_readable, sock))
         if self._options.limits.idle_timeout_s:
             self._end_idle()
 
     async def stop(self) -> None:
         lost = sum(map(kernel_drops, self._sockets))
-        for sock in self._sockets:
-            self._loop.remove_reader(sock.fileno())
+        for watch in self._watches:
+            watch.stop()
         for session in list(self._sessions.values()):
             session.close("the tunnel stopped")
         for task in self._tasks:
@@ -124,7 +127,7 @@ class DatagramClient:
             with contextlib.ExitStack() as undo:
                 undo.callback(reset, sock)
                 engine = self._factory.make_engine() if self._factory else None
-                stream = SetupStream(self._loop, sock, engine)
+                stream = SetupStream(self._poller, sock, engine)
                 await open_tunnel(self._loop, stream, self._options, None)
                 undo.pop_all()
         except (KaminariError, OSError) as error:

@@ -17,6 +17,7 @@ from kaminari.errors import KaminariError
 from kaminari.listen import bind
 from kaminari.options import Options, Role
 from kaminari.plugin import Arguments, watch_parent
+from kaminari.poller import Poller
 from kaminari.tls_context import EngineFactory, make_client_factory, make_server_factory
 from kaminari.tunnel import StreamTunnel
 
@@ -63,12 +64,14 @@ class Service:
         kill = asyncio.Event()
         options, remote = self._options, self._arguments.connect
         kind = DatagramClient if options.uot and options.role is Role.CLIENT else StreamTunnel
-        tunnel = kind(loop, options, remote, self._factory, self.sockets)
+        poller = Poller(loop)
+        tunnel = kind(poller, options, remote, self._factory, self.sockets)
 
         def on_stop() -> None:
             (kill if stop.is_set() else stop).set()
 
         with contextlib.ExitStack() as undo:
+            undo.callback(poller.close)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, on_stop)
             loop.add_signal_handler(signal.SIGHUP, self._reload)

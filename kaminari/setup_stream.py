@@ -6,7 +6,6 @@ Once the handshakes are over, into_channel makes a Channel of it; what came too 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 
@@ -16,6 +15,7 @@ from kaminari.codec import Codec, PlainCodec, TlsCodec, WebSocketCodec, WebSocke
 from kaminari.errors import HandshakeFault, TlsFault
 from kaminari.handshake import ClientHandshake, ServerHandshake
 from kaminari.options import MaskMode, WebSocketOptions
+from kaminari.poller import Poller
 from kaminari.tls_engine import TlsEngine
 
 READ_BYTES = 65536
@@ -23,9 +23,10 @@ READ_BYTES = 65536
 
 class SetupStream:
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, engine: TlsEngine | None
+        self, poller: Poller, sock: socket.socket, engine: TlsEngine | None
     ) -> None:
-        self._loop = loop
+        self._poller = poller
+        self._loop = poller.loop
         self._sock = sock
         self._engine = engine
         self._waiting = b""  # plaintext that came with the end of the TLS handshake
@@ -124,7 +125,7 @@ class SetupStream:
         if ws is not False:
             frames = WebSocketCodec(ws if isinstance(ws, MaskMode) else None)
             codec = WebSocketOverTls(frames, codec) if isinstance(codec, TlsCodec) else frames
-        return Channel(self._loop, self._sock, codec), memoryview(self._waiting)
+        return Channel(self._poller, self._sock, codec), memoryview(self._waiting)
 
     def refuse(self, fault: HandshakeFault) -> None:
         """Answer a request that is not for the tunnel, and close."""

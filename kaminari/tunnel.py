@@ -20,6 +20,7 @@ from kaminari.datagram_session import DatagramSession, kernel_drops, open_datagr
 from kaminari.errors import ConnectError, HandshakeFault, ProtocolFault
 from kaminari.listen import Acceptor
 from kaminari.options import Options, Role
+from kaminari.poller import Poller, Watch
 from kaminari.relay import Relay, describe_failure
 from kaminari.setup_stream import SetupStream, new_client_handshake
 from kaminari.tls_context import EngineFactory
@@ -35,13 +36,14 @@ EARLY_BYTES = 4096
 class StreamTunnel:
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        poller: Poller,
         options: Options,
         remote: Address,
         factory: EngineFactory | None,
         sockets: list[socket.socket],
     ) -> None:
-        self._loop = loop
+        self._poller = poller
+        self._loop = loop = poller.loop
         self._options = options
         self._limits = options.limits
         self._remote = remote
@@ -107,18 +109,18 @@ class StreamTunnel:
     ) -> None:
         sock = await connect(self._loop, self._remote, self._limits.connect_timeout_s)
         undo.callback(reset, sock)
-        stream = SetupStream(self._loop, sock, self._make_engine())
+        stream = SetupStream(self._poller, sock, self._make_engine())
         await open_tunnel(self._loop, stream, self._options, near_sock)
         ws = self._options.ws
         far, waiting = stream.into_channel(ws.mask if ws else False)
-        near = Channel(self._loop, near_sock)
+        near = Channel(self._poller, near_sock)
         undo.pop_all()
         await self._relay(near, far, far, waiting, name, stream)
 
     async def _serve_server(
         self, near_sock: socket.socket, name: str, undo: contextlib.ExitStack
     ) -> None:
-        stream = SetupStream(self._loop, near_sock, self._make_engine())
+        stream = SetupStream(self._poller, near_sock, self._make_engine())
         ws = self._options.ws
         remote = self._remote
         try:
@@ -146,7 +148,7 @@ class StreamTunnel:
             stream.refuse(HandshakeFault("", 502))
             raise
         near, waiting = stream.into_channel(ws is not None)
-        far = Channel(self._loop, sock)
+        far = Channel(self._poller, sock)
         undo.pop_all()
         await self._relay(near, far, near, waiting, name, stream)
 
@@ -159,13 +161,14 @@ class StreamTunnel:
             near, waiting = stream.into_channel(ws)
             undo.pop_all()
             self._sessions.add(session)
-            self._loop.add_reader(sock.fileno(), session.take_from, sock)
+            watch = Watch(self._poller, sock.fileno())
+            watch.read(lambda: session.take_from(sock))
             logger.debug("%s: open%s", name, stream.describe())
             try:
                 session.open(near, waiting)
                 reason = await session.ended
             finally:
-                self._loop.remove_reader(sock.fileno())
+                watch.stop()
                 session.close("the tunnel stopped")
                 self._sessions.discard(session)
             logger.debug(
