@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# make demo       the main job on real traffic, shown and checked
+# make test       every test (as root)
+# make check      format, lint, types and unit tests, without root
+# make install    commands, libraries, bus policy and units, in $(DESTDIR)$(prefix)
+# make uninstall  what install put there
+
+prefix = /usr/local
+bindir = $(prefix)/bin
+sbindir = $(prefix)/sbin
+datadir = $(prefix)/share
+# A folder of our own, not a site directory: it outlives an upgrade of Python.
+pythondir = $(datadir)/mimicd
+unitdir = $(prefix)/lib/systemd/system
+# The bus reads activation files under /usr/local too, but policies only under /usr and /etc.
+policydir = $(if $(filter /usr,$(prefix)),/usr/share,/etc)/dbus-1/system.d
+servicedir = $(datadir)/dbus-1/system-services
+interfacedir = $(datadir)/dbus-1/interfaces
+python = /usr/bin/python3
+
+modules = $(shell find mimicd mimicctl kaminari -name '*.py')
+sources = $(wildcard bpf/*.c bpf/*.h)
+policies = $(wildcard dbus/*.conf)
+services = $(wildcard dbus/*.service)
+interfaces = $(wildcard dbus/*.xml)
+units = $(wildcard systemd/*.service)
+
+# $(call put,FILES,FOLDER): files in the tree name the commands where a distribution has them.
+define put
+	$(if $(1),install -d '$(DESTDIR)$(2)')
+	set -e; for file in $(1); do \
+	    sed 's|/usr/sbin/mimicd|$(sbindir)/mimicd|; s|/usr/bin/mimicctl|$(bindir)/mimicctl|' \
+	        "$$file" >'$(DESTDIR)$(2)'/"$${file##*/}"; \
+	    chmod 644 '$(DESTDIR)$(2)'/"$${file##*/}"; done
+endef
+
+# $(call command,FILE,MODULE,FUNCTION)
+define command
+	install -d '$(DESTDIR)$(dir $(1))'
+	printf '%s\n' '#!$(python) -sP' 'import sys' '' 'sys.path.insert(0, "$(pythondir)")' \
+	    'from $(2) import $(3)' '' 'sys.exit($(3)())' >'$(DESTDIR)$(1)'
+	chmod 755 '$(DESTDIR)$(1)'
+endef
+
+# Only an installation on this machine, not one into a folder to be packed, is told to systemd.
+define reload_units
+	test -n '$(DESTDIR)' || test ! -d /run/systemd/system || systemctl daemon-reload
+endef
+
+.SILENT:
+.PHONY: all demo test check install uninstall
+all: check
+
+demo:
+	./demo.sh
+
+test:
+	./test.sh
+
+check:
+	./setup.sh --dev
+	.venv/bin/python -m pytest tests/unit
+
+install:
+	test -n '$(DESTDIR)' || ./setup.sh --packages
+	set -e; for file in $(modules); do \
+	    install -D -m 644 "$$file" '$(DESTDIR)$(pythondir)'/"$$file"; done
+	$(call put,$(sources),$(pythondir)/mimicd/_bpf)
+	$(python) -m compileall -q -s '$(DESTDIR)' '$(DESTDIR)$(pythondir)'
+	$(call command,$(sbindir)/mimicd,mimicd.__main__,main)
+	$(call command,$(bindir)/mimicctl,mimicctl.__main__,main)
+	$(call command,$(bindir)/kaminaric,kaminari.command,client_main)
+	$(call command,$(bindir)/kaminaris,kaminari.command,server_main)
+	$(call put,$(policies),$(policydir))
+	$(call put,$(services),$(servicedir))
+	$(call put,$(interfaces),$(interfacedir))
+	$(call put,$(units),$(unitdir))
+	$(reload_units)
+	echo 'installed in $(DESTDIR)$(prefix): mimicd, mimicctl, kaminaric, kaminaris'
+
+uninstall:
+	rm -rf '$(DESTDIR)$(pythondir)'
+	rm -f '$(DESTDIR)$(sbindir)/mimicd' $(foreach name,mimicctl kaminaric kaminaris,\
+	    '$(DESTDIR)$(bindir)/$(name)')
+	rm -f $(foreach file,$(policies),'$(DESTDIR)$(policydir)/$(notdir $(file))') \
+	    $(foreach file,$(services),'$(DESTDIR)$(servicedir)/$(notdir $(file))') \
+	    $(foreach file,$(interfaces),'$(DESTDIR)$(interfacedir)/$(notdir $(file))') \
+	    $(foreach file,$(units),'$(DESTDIR)$(unitdir)/$(notdir $(file))')
+	$(reload_units)

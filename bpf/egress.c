@@ -1,0 +1,478 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * TC egress of the interface, and TC ingress of the far end of its hop: UDP of a
+ * filtered flow leaves as TCP.
+ *
+ *   [IP][UDP 8][datagram]  ->  [IP][TCP 20][padding p][datagram from byte 12 + p][its first 12 + p]
+ *
+ * Only the tail grows, so that a long datagram stays where it is.
+ */
+
+/* An older kernel's csum_diff takes no more than this at once. */
+#define CSUM_PIECE 512
+
+/* How the kernel left the checksum of an outgoing skb. */
+struct offload {
+	u8 partial; /* the transport checksum is still to be filled in */
+	u8 foreign; /* and it is not the one of this UDP header */
+};
+
+/* Other people's filters behind ours still see what we let pass. */
+static __always_inline int pass(struct __sk_buff *skb, const struct config *cfg)
+{
+	if (skb->ifindex == cfg->ifindex)
+		return TC_ACT_UNSPEC;
+	return bpf_redirect(cfg->ifindex, 0);
+}
+
+static __always_inline int drop(u32 why)
+{
+	count(why);
+	return TC_ACT_SHOT;
+}
+
+static __always_inline void offload_read(struct __sk_buff *skb, const struct packet *p, struct offload *o)
+{
+#ifdef SKB_IP_SUMMED_AT
+	u8 flags = 0;
+	u16 start = 0, offset = 0;
+	u64 head = 0, data = 0;
+
+	bpf_probe_read_kernel(&flags, sizeof(flags), (void *)skb + SKB_IP_SUMMED_AT);
+	o->partial = (flags >> SKB_IP_SUMMED_SHIFT & 3) == 3; /* CHECKSUM_PARTIAL */
+	o->foreign = 0;
+	if (!o->partial)
+		return;
+	bpf_probe_read_kernel(&start, sizeof(start), (void *)skb + SKB_CSUM_START_AT);
+	bpf_probe_read_kernel(&offset, sizeof(offset), (void *)skb + SKB_CSUM_OFFSET_AT);
+	bpf_probe_read_kernel(&head, sizeof(head), (void *)skb + SKB_HEAD_AT);
+	bpf_probe_read_kernel(&data, sizeof(data), (void *)skb + SKB_DATA_AT);
+	o->foreign = head + start != data + p->l4 || offset != __builtin_offsetof(struct udphdr, check);
+#else
+	/* Unknown: treat every packet as unfinished, which is right for both kinds. */
+	o->partial = 1;
+	o->foreign = 0;
+#endif
+}
+
+/*
+ * CHECKSUM_PARTIAL becomes CHECKSUM_NONE: pulling the head past csum_start makes the
+ * kernel drop the request (since 6.2 and its stable siblings). What lies between the
+ * fixed IP header and `base + span` is garbage afterwards; the frame keeps its length.
+ */
+static __always_inline int finish_offload(struct __sk_buff *skb, u32 span)
+{
+	if (bpf_skb_adjust_room(skb, -(s32)span, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+		return -1;
+	return bpf_skb_adjust_room(skb, span, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_NO_CSUM_RESET);
+}
+
+static __always_inline u32 ip_base(const struct packet *p)
+{
+	return p->l3 + (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+}
+
+/* IPv4 options or IPv6 extension headers stand where finish_offload leaves garbage. */
+static __always_inline int options_move(struct __sk_buff *skb, const struct packet *p, u8 *buffer, int store)
+{
+	u64 length = p->l4 - ip_base(p);
+
+	if (!length)
+		return 0;
+	barrier_var(length);
+	length = ((length - 1) & 0xff) + 1;
+	if (store)
+		return bpf_skb_store_bytes(skb, ip_base(p), buffer, length, 0);
+	return bpf_skb_load_bytes(skb, ip_base(p), buffer, length);
+}
+
+/* Length and protocol of the IP header follow the new transport header. */
+static __always_inline int ip_update(struct __sk_buff *skb, const struct packet *p, u32 l4_len)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	u8 tcp = IPPROTO_TCP;
+
+	if (p->v6) {
+		struct ipv6hdr *ip = ip_header(data, p);
+
+		if ((void *)(ip + 1) > end)
+			return -1;
+		ip->payload_len = bpf_htons(p->l4 - ip_base(p) + l4_len);
+		return bpf_skb_store_bytes(skb, p->protocol_at, &tcp, 1, 0);
+	} else {
+		struct iphdr *ip = ip_header(data, p);
+		__be16 length = bpf_htons(p->l4 - p->l3 + l4_len);
+		u64 sum;
+
+		if ((void *)(ip + 1) > end)
+			return -1;
+		sum = (u16)~ip->check;
+		sum += (u16)~ip->tot_len + length;
+		sum += (u16)~bpf_htons(ip->protocol) + bpf_htons(IPPROTO_TCP);
+		ip->tot_len = length;
+		ip->protocol = IPPROTO_TCP;
+		ip->check = ~csum_fold64(sum);
+		return 0;
+	}
+}
+
+/* The skb, whatever it carried, becomes this control segment. */
+static __always_inline int become_control(struct __sk_buff *skb, const struct packet *p,
+					  const struct offload *o, const struct control *c,
+					  const struct config *cfg, u8 wscale, u8 *options)
+{
+	struct control_bytes bytes;
+	u64 length = control_length(c);
+	u32 span = p->l4 + 2;
+
+	control_encode(&bytes, c, p->source, p->dest, p->addresses, mss_of(cfg->mtu, p->v6), wscale);
+	if (o->partial) {
+		if (options_move(skb, p, options, 0) ||
+		    bpf_skb_change_tail(skb, ip_base(p) + span + 32, 0) ||
+		    finish_offload(skb, span) || options_move(skb, p, options, 1))
+			return -1;
+	}
+	if (bpf_skb_change_tail(skb, p->l4 + length, 0))
+		return -1;
+	barrier_var(length);
+	length &= 63;
+	if (length < TCP_HEADER || length > sizeof(bytes))
+		return -1;
+	if (bpf_skb_store_bytes(skb, p->l4, &bytes, length, 0))
+		return -1;
+	return ip_update(skb, p, length);
+}
+
+/* The sum of `length` bytes, zeros behind them up to the next word. */
+static __always_inline s64 csum_buffer(u8 *buffer, u64 length)
+{
+	u64 pieces = length / CSUM_PIECE, rest = (length % CSUM_PIECE + 3) & ~3ULL;
+	s64 sum = 0;
+
+	for (u64 i = 0; i < 16384 / CSUM_PIECE; i++) {
+		if (i >= pieces)
+			break;
+		sum = bpf_csum_diff(0, 0, (void *)(buffer + i * CSUM_PIECE), CSUM_PIECE, sum);
+	}
+	pieces *= CSUM_PIECE;
+	barrier_var(pieces);
+	pieces &= 0x3e00;
+	barrier_var(rest);
+	if (rest > CSUM_PIECE)
+		return -1;
+	return bpf_csum_diff(0, 0, (void *)(buffer + pieces), rest, sum);
+}
+
+/* The datagram of `n` bytes behind p->l4 becomes a data segment. */
+static __always_inline int become_data(struct __sk_buff *skb, const struct packet *p,
+				       const struct offload *o, const struct send_verdict *v,
+				       __be16 udp_length, __sum16 udp_check, u32 n,
+				       struct send_buffer *b)
+{
+	u32 rotated = TCP_HEADER - UDP_HEADER + v->padding;
+	u32 moved = n < rotated ? n : rotated;
+	u32 total = TCP_HEADER + v->padding + n;
+	u32 span = p->l4 + 2, filler = 0, first;
+	int whole = o->partial || !udp_check; /* else the UDP checksum tells the sum */
+	struct tcp_header tcp = {};
+	u64 tail_at, length, sum;
+
+	/*
+	 * Both paths lay the segment out in b->segment as it will be on the wire; the
+	 * incremental one leaves the part out that stays where it is.
+	 */
+	if (v->padding) {
+		u32 *pad = (u32 *)(b->segment + TCP_HEADER);
+
+		pad[0] = bpf_get_prandom_u32();
+		pad[1] = bpf_get_prandom_u32();
+		pad[2] = bpf_get_prandom_u32();
+		pad[3] = bpf_get_prandom_u32();
+	}
+	if (whole && n > rotated) {
+		u64 at = TCP_HEADER + v->padding;
+
+		length = n - rotated;
+		barrier_var(length);
+		barrier_var(at);
+		if (bpf_skb_load_bytes(skb, p->l4 + UDP_HEADER + rotated, b->segment + (at & 0x3f),
+				       helper_length(length)))
+			return -1;
+	}
+	tail_at = total - moved;
+	barrier_var(tail_at);
+	tail_at &= 0x3fff;
+	length = moved;
+	barrier_var(length);
+	length = ((length - 1) & 0x1f) + 1;
+	if (moved && bpf_skb_load_bytes(skb, p->l4 + UDP_HEADER, b->segment + tail_at, length))
+		return -1;
+
+	tcp.source = p->source;
+	tcp.dest = p->dest;
+	tcp.seq = bpf_htonl(v->seq);
+	tcp.ack = bpf_htonl(v->ack);
+	tcp.offset = TCP_HEADER / 4 << 4;
+	tcp.flags = TCP_ACK | TCP_PSH;
+	tcp.window = bpf_htons(v->window);
+	sum = csum_pseudo(p->addresses, IPPROTO_TCP, total);
+	if (whole) {
+		u64 end = total;
+		s64 part;
+
+		__builtin_memcpy(b->segment, &tcp, sizeof(tcp));
+		barrier_var(end);
+		end &= 0x3fff;
+		*(b->segment + end) = 0;
+		*(b->segment + end + 1) = 0;
+		*(b->segment + end + 2) = 0;
+		part = csum_buffer(b->segment, total);
+		if (part < 0)
+			return -1;
+		sum += part;
+	} else {
+		u64 moved_sum, pad_sum = 0;
+
+		__builtin_memset(b->head, 0, sizeof(b->head));
+		if (moved && bpf_skb_load_bytes(skb, p->l4 + UDP_HEADER, b->head, length))
+			return -1;
+		moved_sum = csum_words((u32 *)b->head, 8);
+		/* the datagram's own sum is what its checksum says, less pseudo-header and header */
+		sum += (u16)~udp_check;
+		sum += csum_without(csum_pseudo(p->addresses, IPPROTO_UDP, bpf_ntohs(udp_length)) +
+				    (u64)udp_length + p->source + p->dest);
+		/* the part that moved stands at an odd place if the datagram has an odd length;
+		 * a short one as a whole stands behind the padding */
+		if ((n < rotated ? v->padding : n) & 1)
+			sum += csum_without(moved_sum) + csum_swapped(moved_sum);
+		if (v->padding) {
+			__builtin_memset(b->head, 0, 32);
+			length = v->padding;
+			barrier_var(length);
+			length = ((length - 1) & 0xf) + 1;
+			bpf_probe_read_kernel(b->head, length, b->segment + TCP_HEADER);
+			pad_sum = csum_words((u32 *)b->head, 4);
+		}
+		sum += pad_sum + csum_words((u32 *)&tcp, sizeof(tcp) / 4);
+	}
+	tcp.check = ~csum_fold64(sum);
+	__builtin_memcpy(b->segment, &tcp, sizeof(tcp));
+
+	first = TCP_HEADER + v->padding;
+	if (o->partial) {
+		/* finish_offload needs `span` bytes behind the fixed IP header */
+		if (p->l4 + total < ip_base(p) + span)
+			filler = ip_base(p) + span - p->l4 - total;
+		if (options_move(skb, p, b->options, 0) ||
+		    bpf_skb_change_tail(skb, p->l4 + total + filler, 0) ||
+		    finish_offload(skb, span) || options_move(skb, p, b->options, 1))
+			return -1;
+		if (filler && bpf_skb_change_tail(skb, p->l4 + total, 0))
+			return -1;
+		first = ip_base(p) + span - p->l4;
+		if (first > total)
+			first = total;
+	} else if (bpf_skb_change_tail(skb, p->l4 + total, 0)) {
+		return -1;
+	}
+	length = first;
+	barrier_var(length);
+	if (length > 128)
+		return -1;
+	if (bpf_skb_store_bytes(skb, p->l4, b->segment, ((length - 1) & 0x7f) + 1, 0))
+		return -1;
+	length = moved;
+	barrier_var(length);
+	length = ((length - 1) & 0x1f) + 1;
+	if (moved && bpf_skb_store_bytes(skb, p->l4 + total - moved, b->segment + tail_at, length, 0))
+		return -1;
+	return ip_update(skb, p, total);
+}
+
+/* A copy of the whole frame goes to user space, which sends it again later. */
+static __always_inline int hold_frame(struct __sk_buff *skb, const struct flow_key *flow,
+				      const struct packet *p, const struct offload *o,
+				      const struct send_verdict *v, u64 now)
+{
+	int zero = 0;
+	struct hold_buffer *b = hold_buffers.lookup(&zero);
+	u64 length = skb->len;
+
+	if (!b)
+		return -1;
+	__builtin_memset(&b->event, 0, sizeof(b->event));
+	b->event.type = EVENT_HELD;
+	b->event.frame_len = length;
+	b->event.at_ns = now;
+	b->event.key = *flow;
+	b->event.generation = v->generation;
+	b->event.state = v->state;
+	b->event.role = v->role;
+	b->event.reason = v->reason;
+	b->event.flags = o->partial ? EVENT_PARTIAL : 0;
+	b->event.transport_at = p->l4;
+	barrier_var(length);
+	length = helper_length(length);
+	if (bpf_skb_load_bytes(skb, 0, b->frame, length))
+		return -1;
+	return ring.ringbuf_output(b, sizeof(b->event) + length, 0);
+}
+
+static __always_inline void link_header_save(struct __sk_buff *skb, const struct packet *p, u8 *to)
+{
+#if L2_LEN
+	u64 length = p->l3;
+
+	barrier_var(length);
+	length = ((length - 1) & 0x1f) + 1;
+	if (length <= L2_MAX)
+		bpf_skb_load_bytes(skb, 0, to, length);
+#endif
+}
+
+/* What the state machine decided becomes a packet. */
+static __always_inline int apply_send(struct __sk_buff *skb, const struct config *cfg,
+				      const struct flow_key *flow, const struct packet *p,
+				      struct offload *o, const struct send_verdict *v,
+				      const struct rule *rule, struct conn *c,
+				      const struct udphdr *udp, u32 n, int resent,
+				      struct send_buffer *b, u64 now)
+{
+	u32 kind = v->counter;
+
+	if (v->action == SEND_DROP)
+		return drop(v->counter);
+	if (v->action == SEND_HOLD || v->action == SEND_HOLD_AND_OPEN) {
+		if (hold_frame(skb, flow, p, o, v, now)) {
+			bpf_spin_lock(&c->lock);
+			conn_lost(c, v->generation);
+			bpf_spin_unlock(&c->lock);
+			count(DROP_RING_FULL);
+		} else {
+			count(COUNT_HELD);
+		}
+		if (v->action == SEND_HOLD)
+			return TC_ACT_STOLEN;
+		kind = COUNT_TX_SYN;
+	} else if (v->action != SEND_CONTROL) {
+		if (become_data(skb, p, o, v, udp->len, udp->check, n, b))
+			return drop(DROP_REWRITE);
+		count(COUNT_TX_DATA);
+		if (resent)
+			count(COUNT_RESENT);
+		if (v->action == SEND_DATA)
+			return pass(skb, cfg);
+		/* The finished segment leaves as a clone; this skb becomes the probe behind it. */
+		bpf_clone_redirect(skb, cfg->ifindex, 0);
+		o->partial = 0;
+		kind = COUNT_TX_PROBE;
+	}
+	if (v->given_up)
+		count(v->given_up);
+	count(kind);
+	if (become_control(skb, p, o, &v->control, cfg, wscale_of(rule), b->options))
+		return drop(DROP_REWRITE);
+	return pass(skb, cfg);
+}
+
+int mimic_egress(struct __sk_buff *skb)
+{
+	struct config *cfg = config_get();
+	struct packet *p;
+	struct flow_key flow = {};
+	struct offload o = {};
+	struct send_verdict *v;
+	struct half_open *hint = 0;
+	struct send_buffer *b;
+	struct rule *rule;
+	struct conn *c;
+	void *data, *end;
+	u32 number, random, length, n;
+	int zero = 0, resent = 0, fresh = 0;
+	u64 now;
+
+	b = send_buffers.lookup(&zero);
+	if (!cfg || !b)
+		return TC_ACT_UNSPEC;
+	p = &b->packet;
+	v = &b->verdict;
+	__builtin_memset(p, 0, sizeof(*p));
+	__builtin_memset(v, 0, sizeof(*v));
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (end - data < 128 && skb->len > end - data)
+		bpf_skb_pull_data(skb, skb->len < 128 ? skb->len : 128);
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (parse_packet(data, end, IPPROTO_UDP, p))
+		return pass(skb, cfg);
+	flow_of_sent(&flow, p);
+	c = conns.lookup(&flow);
+	number = c ? c->rule : find_rule(&flow, p->v6);
+	rule = rule_get(number);
+	if (!rule)
+		return pass(skb, cfg);
+
+	/* From here on the packet is ours: what cannot be sent right is not sent at all. */
+	if (p->fragment)
+		return drop(DROP_FRAGMENT);
+	if (skb->gso_size) {
+		if (!cfg->hop_ifindex || skb->ifindex != cfg->ifindex)
+			return drop(DROP_SUPERPACKET);
+		count(COUNT_HOP);
+		return bpf_redirect(cfg->hop_ifindex, 0);
+	}
+	if (bpf_skb_load_bytes(skb, p->l4, &b->udp, sizeof(b->udp)))
+		return drop(DROP_MALFORMED);
+	length = bpf_ntohs(b->udp.len);
+	if (length < UDP_HEADER || length != p->l4_len || skb->len < p->l4 + length)
+		return drop(DROP_MALFORMED);
+	offload_read(skb, p, &o);
+	if (o.foreign) {
+		if (!cfg->hop_ifindex || skb->ifindex != cfg->ifindex)
+			return drop(DROP_SUPERPACKET);
+		count(COUNT_HOP);
+		return bpf_redirect(cfg->hop_ifindex, 0);
+	}
+	n = length - UDP_HEADER;
+	if (n > DATAGRAM_MAX ||
+	    p->l4 - p->l3 + TCP_HEADER + padding_most(rule) + n > cfg->mtu)
+		return drop(DROP_TOO_BIG);
+	/* bridges and packet sockets may leave link padding behind the datagram */
+	if (skb->len > p->l4 + length && bpf_skb_change_tail(skb, p->l4 + length, 0))
+		return drop(DROP_REWRITE);
+
+	now = bpf_ktime_get_boot_ns();
+	random = bpf_get_prandom_u32();
+	if (skb->mark == cfg->command_mark) {
+		struct command cmd = {};
+
+		if (!c || n < sizeof(cmd) || bpf_skb_load_bytes(skb, p->l4 + UDP_HEADER, &cmd, sizeof(cmd)))
+			return drop(DROP_STALE_COMMAND);
+		bpf_spin_lock(&c->lock);
+		conn_command(c, v, rule, &cmd, now);
+		bpf_spin_unlock(&c->lock);
+		if (v->reason)
+			event_state((struct event *)b->segment, &flow, now, v->generation, v->state,
+				    v->role, v->reason);
+	} else {
+		if (!c)
+			c = conn_make(&flow, number, b->conn_template);
+		if (!c)
+			return drop(DROP_MAP_FULL);
+		if (c->state == IDLE) {
+			hint = half_opens.lookup(&flow);
+			link_header_save(skb, p, b->head);
+			fresh = 1;
+		}
+		resent = skb->mark == cfg->resend_mark;
+		bpf_spin_lock(&c->lock);
+		conn_send(c, v, rule, hint, n, resent, random, now);
+		if (fresh) {
+			c->l2_len = L2_LEN ? p->l3 : 0;
+			__builtin_memcpy(c->l2, b->head, L2_MAX);
+		}
+		bpf_spin_unlock(&c->lock);
+	}
+	return apply_send(skb, cfg, &flow, p, &o, v, rule, c, &b->udp, n, resent, b, now);
+}

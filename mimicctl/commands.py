@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What each command does: a request in, calls on a Client, words out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from mimicctl import table
+from mimicctl.arguments import Request
+from mimicctl.client import Client, Event
+from mimicctl.foreground import ForegroundRun
+from mimicctl.output import Output, person_is_there
+from mimicctl.stopping import Stopped, StopSignals
+from mimicd.core.config_text import parse_config_text
+from mimicd.core.errors import FailedError, InvalidConfigError, NotRunningError
+from mimicd.core.settings import build_config, merge_texts, notes_on
+
+CONFIG_FOLDER = Path("/etc/mimic")
+
+Texts = dict[str, str | list[str]]
+
+
+class Commands:
+    """Does one request."""
+
+    def __init__(
+        self,
+        request: Request,
+        output: Output,
+        stops: StopSignals,
+        address: str,
+        config_folder: Path = CONFIG_FOLDER,
+    ) -> None:
+        self._request = request
+        self._output = output
+        self._stops = stops
+        self._address = address
+        self._config_folder = config_folder
+
+    async def perform(self) -> None:
+        """Do what was asked for. Raises MimicError, or Stopped when a signal cut it short."""
+        request = self._request
+        match request.command:
+            case "run":
+                await self._run()
+            case "show":
+                await self._with_client(self._show)
+            case "stop":
+                await self._with_client(lambda client: client.stop(request.interface))
+            case "list":
+                await self._with_client(self._list)
+            case "reload":
+                await self._with_client(self._reload)
+            case "monitor":
+                await self._monitor_until_stopped()
+
+    async def _open(self) -> Client:
+        return await Client.open(self._address, interactive=person_is_there())
+
+    async def _with_client(self, work: Callable[[Client], Awaitable[None]]) -> None:
+        async def do() -> None:
+            client = await self._open()
+            try:
+                await work(client)
+            finally:
+                client.close()
+
+        await self._stops.race(do())
+
+    async def _run(self) -> None:
+        request = self._request
+        texts = self._texts(request.interface, request.file)
+        build_config(texts)
+        if "check" in request.switches:
+            self._output.data(f"{table.printable(request.interface)}: the settings are good\n")
+        elif "detach" in request.switches:
+            await self._with_client(lambda client: self._run_detached(client, texts))
+        else:
+            run = ForegroundRun(self._open, request.interface, texts, self._output)
+            await run.until_stopped(self._stops)
+
+    async def _run_detached(self, client: Client, texts: Texts) -> None:
+        interface = self._request.interface
+        await client.run(interface, texts, bind=False)
+        for view in await client.interfaces():
+            if view["name"] == interface:
+                self._output.data(_running_line(view))
+                return
+        raise FailedError(f"{interface} was stopped at once", "see the log of mimicd")
+
+    async def _show(self, client: Client) -> None:
+        request = self._request
+        facts = await client.describe()
+        views, connections = facts["interfaces"], facts["connections"]
+        if request.interface:
+            views = [view for view in views if view["name"] == request.interface]
+            connections = [one for one in connections if one["interface"] == request.interface]
+            if not views:
+                raise NotRunningError(
+                    f"{request.interface} is not running", "mimicctl list shows what is"
+                )
+        both = not request.switches & {"connections", "process"}
+        with_process = both or "process" in request.switches
+        with_connections = both or "connections" in request.switches
+        if "json" in request.switches:
+            shown: dict[str, Any] = {"version": facts["version"], "pid": facts["pid"]}
+            if with_process:
+                shown["interfaces"] = views
+            if with_connections:
+                shown["connections"] = connections
+            self._output.json(shown)
+            return
+        parts = []
+        for view in views:
+            own = [one for one in connections if one["interface"] == view["name"]]
+            if with_process:
+                colour = self._output.colour
+                parts.append(
+                    table.interface_facts(view, facts["version"], facts["pid"], time.time(), colour)
+                )
+            if with_connections:
+                parts.append(self._connections(view["name"], own))
+        self._output.data("\n".join(parts))
+
+    def _connections(self, name: str, connections: list[dict[str, Any]]) -> str:
+        if not connections:
+            return f"{table.printable(name)} has no connections.\n"
+        notes = table.notes(connections)
+        text = table.connection_table(connections, self._output.colour)
+        return "\n".join([text, *(f"{note}\n" for note in notes)]) if notes else text
+
+    async def _list(self, client: Client) -> None:
+        views = await client.interfaces()
+        if "json" in self._request.switches:
+            self._output.json(views)
+        elif views:
+            self._output.data(table.interface_table(views, time.time()))
+
+    async def _reload(self, client: Client) -> None:
+        request = self._request
+        if request.texts or request.file is not None:
+            if not request.interface:
+                raise InvalidConfigError(
+                    "these settings are for no interface", "name one after the options"
+                )
+            await self._reload_one(client, request.interface, request.file)
+        elif request.interface:
+            file = str(self._config_file(request.interface))
+            await self._reload_one(client, request.interface, file)
+        else:
+            for view in await client.interfaces():
+                config_file = self._config_file(view["name"])
+                if config_file.exists():
+                    await self._reload_one(client, view["name"], str(config_file))
+
+    async def _reload_one(self, client: Client, interface: str, file: str | None) -> None:
+        texts = self._texts(interface, file)
+        build_config(texts)
+        await client.reload(interface, texts)
+
+    async def _monitor_until_stopped(self) -> None:
+        try:
+            await self._with_client(self._monitor)
+        except Stopped:
+            return
+
+    async def _monitor(self, client: Client) -> None:
+        await client.follow(self._request.interface)
+        await client.ping()
+        while True:
+            event = await client.next_event()
+            match event.kind:
+                case "bus-left":
+                    raise FailedError("the bus is gone", "start mimicctl monitor again")
+                case "daemon-left":
+                    self._output.talk("mimicd has left the bus")
+                case "daemon-back":
+                    self._output.talk("mimicd is on the bus")
+                case _ if "json" in self._request.switches:
+                    self._output.json_line(_plain_event(event))
+                case _:
+                    self._output.data(f"{time.strftime('%H:%M:%S')} {self._event_line(event)}\n")
+
+    def _event_line(self, event: Event) -> str:
+        name = table.printable(event.interface)
+        match event.kind:
+            case "log":
+                return table.log_line(event.interface, event.level, event.text, self._output.colour)
+            case "connection":
+                one = event.connection
+                ends = f"{one['local']} -> {one['remote']}: {one['state']}"
+                return f"{name}: {table.printable(ends)}"
+            case "interface-added":
+                return f"{name}: running"
+            case _:
+                return f"{name}: stopped"
+
+    def _config_file(self, interface: str) -> Path:
+        if "/" in interface:
+            raise InvalidConfigError(f"{interface!r} is not the name of an interface")
+        return self._config_folder / f"{interface}.conf"
+
+    def _texts(self, interface: str, file: str | None) -> Texts:
+        """The settings of the file, if any, and of the command line."""
+        from_file = _read_config(file) if file is not None else {}
+        for note in (*notes_on(from_file), *notes_on(self._request.texts)):
+            self._output.talk(note)
+        return merge_texts(from_file, self._request.texts)
+
+
+def _read_config(file: str) -> dict[str, Any]:
+    try:
+        text = Path(file).read_text("utf-8")
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not text in UTF-8"
+        raise InvalidConfigError(f"{file} cannot be read: {reason}") from exc
+    return parse_config_text(text, file)
+
+
+def _running_line(view: dict[str, Any]) -> str:
+    count = len(view["filters"])
+    filters = "1 filter" if count == 1 else f"{count} filters"
+    words = f"{view['name']}: running, link {view['link-type']}, XDP {view['xdp-mode']}, {filters}"
+    return table.printable(words) + "\n"
+
+
+def _plain_event(event: Event) -> dict[str, Any]:
+    plain: dict[str, Any] = {"event": event.kind, "interface": event.interface}
+    if event.kind == "log":
+        plain |= {"level": table.LEVELS[min(event.level, 4)], "text": event.text}
+    elif event.kind == "connection":
+        plain["connection"] = event.connection
+    return plain
+
+
+async def perform(request: Request, output: Output, stops: StopSignals, address: str) -> None:
+    await Commands(request, output, stops, address).perform()

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command mimicd: arguments, event loop, signals, wiring.
+
+SIGTERM and SIGINT stop: RST to every peer, detach, remove pins. SIGUSR2 leaves everything
+attached for the next daemon. Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration,
+3 the bus is not reachable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mimicd.command_line import Invocation, parse_command_line
+from mimicd.core.errors import FailedError, MimicError, MissingDependencyError
+
+if TYPE_CHECKING:
+    # imported late, so that what is missing can be named
+    from mimicd.supervisor import Supervisor
+
+    _Ended = asyncio.Future[signal.Signals]
+
+log = logging.getLogger("mimicd")
+
+_LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+_STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+class _Formatter(logging.Formatter):
+    """A line for a terminal; under systemd the priority that journald reads (sd-daemon(3))."""
+
+    def __init__(self, for_journal: bool) -> None:
+        super().__init__("%(message)s")
+        self._for_journal = for_journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if self._for_journal:
+            priority = {logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
+            return f"<{priority.get(record.levelno, 7)}>{text}"
+        return f"{record.levelname.lower():<7} {text}"
+
+
+def _set_up_logging(verbosity: int) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("JOURNAL_STREAM" in os.environ))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(_LEVELS[max(0, min(2 + verbosity, 3))])
+    # what libraries say below a warning concerns nobody here
+    for name in ("asyncio", "pyroute2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon; returns its exit code."""
+    try:
+        invocation = parse_command_line(sys.argv[1:] if argv is None else argv)
+        if invocation.text:
+            sys.stdout.write(invocation.text)
+            return 0
+        _set_up_logging(invocation.verbosity)
+        if os.geteuid() != 0 and not _has_capabilities():
+            raise FailedError(
+                "mimicd cannot attach BPF programs as this user",
+                "run it as root, or as a service with CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and"
+                " CAP_PERFMON",
+            )
+        return _run(invocation)
+    except MimicError as error:
+        sys.stderr.write(f"mimicd: {error}\n")
+        if error.hint:
+            sys.stderr.write(f"hint: {error.hint}\n")
+        return error.exit_code
+
+
+def _has_capabilities() -> bool:
+    """CAP_NET_ADMIN (12), CAP_NET_RAW (13) and CAP_BPF (39) among the effective ones."""
+    needed = 1 << 12 | 1 << 13 | 1 << 39
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return int(line.split()[1], 16) & needed == needed
+    return False
+
+
+def _run(invocation: Invocation) -> int:
+    try:
+        import uvloop
+    except ImportError:
+        raise MissingDependencyError(
+            "uvloop is not installed", "install the package python3-uvloop"
+        ) from None
+    # Not uvloop.install(): pyroute2 needs the stock loop on its own thread.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(invocation))
+
+
+async def _serve(invocation: Invocation) -> int:
+    try:
+        from mimicd.supervisor import Supervisor
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{error.name} is not installed", "install the package python3-pyroute2"
+        ) from None
+    loop = asyncio.get_running_loop()
+    ended: _Ended = loop.create_future()
+
+    def end(by: signal.Signals) -> None:
+        if not ended.done():
+            ended.set_result(by)
+
+    for number in (*_STOP, signal.SIGUSR2):
+        loop.add_signal_handler(number, end, number)
+    supervisor = Supervisor()
+    await supervisor.open()
+    by: signal.Signals | None = None
+    try:
+        if invocation.interface:
+            await _serve_one(supervisor, invocation, ended)
+        else:
+            await _serve_bus(supervisor, invocation, ended)
+        by = ended.result()
+    finally:
+        if by is signal.SIGUSR2:
+            await supervisor.leave_all()
+        else:
+            await supervisor.stop_all()
+    return 0
+
+
+async def _serve_one(supervisor: Supervisor, invocation: Invocation, ended: _Ended) -> None:
+    await supervisor.run(invocation.interface, invocation.options)
+    await ended
+
+
+async def _serve_bus(supervisor: Supervisor, invocation: Invocation, ended: _Ended) -> None:
+    try:
+        from mimicd.bus.keeper import BusKeeper
+        from mimicd.bus.names import bus_address
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{error.name} is not installed", "install the package python3-dbus-next"
+        ) from None
+    keeper = BusKeeper(supervisor, bus_address(invocation.address, os.environ))
+    await keeper.start()
+    log.info("serving on the bus")
+    try:
+        await ended
+    finally:
+        await keeper.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Interfaces that live only as long as the caller who ran them stays on the bus.
+
+A caller that leaves takes its interfaces with it. When the bus itself goes away nobody can tell
+who is still there, so the interfaces go on; after the bus is back their callers have some time
+to bind them again before they are stopped. This outlives a bus connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from dbus_next.message import Message
+
+from mimicd.bus import names
+from mimicd.bus.connection import Connection
+from mimicd.core.errors import MimicError, NotRunningError
+
+log = logging.getLogger(__name__)
+
+REBIND_GRACE_S = 15.0
+
+
+class Presence(enum.Enum):
+    HERE = "here"
+    LEFT = "left"
+    UNKNOWN = "unknown"
+    """The bus went away, and with it the knowledge."""
+
+
+@dataclass(eq=False, slots=True)
+class Caller:
+    """One caller on one bus connection."""
+
+    name: str
+    """Unique name."""
+    presence: Presence = Presence.HERE
+    uses: int = 0
+    """Calls in progress and interfaces that depend on it being watched."""
+
+
+class Bindings:
+    """Who holds which interface. `stop` is called for an interface whose caller is gone."""
+
+    def __init__(
+        self,
+        stop: Callable[[str], Awaitable[None]],
+        bound: Iterable[str] = (),
+        grace_s: float = REBIND_GRACE_S,
+    ) -> None:
+        self._stop = stop
+        self._grace_s = grace_s
+        self._connection: Connection | None = None
+        self._callers: dict[str, Caller] = {}
+        self._holders: dict[str, Caller] = {}
+        self._waiting: dict[str, asyncio.TimerHandle | None] = dict.fromkeys(bound)
+        """Interfaces whose caller may come back, and when that time is up (bus away: None)."""
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """The bound interfaces; a successor of this process may take them over as `bound`."""
+        return (*self._holders, *self._waiting)
+
+    def attach(self, connection: Connection) -> None:
+        """The bus is there (again): from now on callers may come back, for a while."""
+        self._connection = connection
+        for interface in tuple(self._waiting):
+            self._await_holder(interface)
+
+    def detach(self) -> None:
+        """The bus is gone."""
+        self._connection = None
+        for caller in self._callers.values():
+            caller.presence = Presence.UNKNOWN
+        self._callers.clear()
+        for interface in (*self._holders, *self._waiting):
+            self._await_holder(interface)
+        self._holders.clear()
+
+    async def watch(self, name: str) -> Caller:
+        """Watch a caller until `unwatch`. Raises BusError or ReplyError."""
+        assert self._connection is not None
+        caller = self._callers.setdefault(name, Caller(name))
+        caller.uses += 1
+        try:
+            if caller.uses == 1:
+                await self._connection.ask_driver("AddMatch", "s", [_match_rule(name)])
+            # Asked after the match is there: whoever left before it would never be told.
+            (here,) = await self._connection.ask_driver("NameHasOwner", "s", [name])
+        except BaseException:
+            self.unwatch(caller)
+            raise
+        if not here:
+            self.caller_left(name)
+        return caller
+
+    def unwatch(self, caller: Caller) -> None:
+        caller.uses -= 1
+        if caller.uses == 0 and self._callers.get(caller.name) is caller:
+            del self._callers[caller.name]
+            if self._connection is not None:
+                self._connection.post(_remove_match(caller.name))
+
+    def bind(self, interface: str, caller: Caller) -> None:
+        """`caller` holds the running interface from now on, whoever held it before."""
+        self.release(interface)
+        match caller.presence:
+            case Presence.HERE:
+                caller.uses += 1
+                self._holders[interface] = caller
+            case Presence.LEFT:
+                self._stop_later(interface, "its caller has left the bus")
+            case Presence.UNKNOWN:
+                self._await_holder(interface)
+
+    def release(self, interface: str) -> None:
+        """Nobody holds the interface any more; it may go on."""
+        caller = self._holders.pop(interface, None)
+        if caller is not None:
+            self.unwatch(caller)
+        timer = self._waiting.pop(interface, None)
+        if timer is not None:
+            timer.cancel()
+
+    def caller_left(self, name: str) -> None:
+        """A unique name has left the bus."""
+        caller = self._callers.pop(name, None)
+        if caller is None:
+            return
+        caller.presence = Presence.LEFT
+        if self._connection is not None:
+            self._connection.post(_remove_match(name))
+        for interface in [one for one, holder in self._holders.items() if holder is caller]:
+            del self._holders[interface]
+            self._stop_later(interface, "its caller has left the bus")
+
+    def close(self) -> None:
+        """Forget the timers; what runs goes on."""
+        for interface in tuple(self._waiting):
+            self.release(interface)
+
+    def _await_holder(self, interface: str) -> None:
+        timer = self._waiting.pop(interface, None)
+        if timer is not None:
+            timer.cancel()
+        self._waiting[interface] = (
+            asyncio.get_running_loop().call_later(self._grace_s, self._give_up, interface)
+            if self._connection is not None
+            else None
+        )
+
+    def _give_up(self, interface: str) -> None:
+        if self._waiting.pop(interface, None) is not None:
+            self._stop_later(interface, "its caller has not come back")
+
+    def _stop_later(self, interface: str, reason: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._stop_now(interface, reason))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+
+    async def _stop_now(self, interface: str, reason: str) -> None:
+        log.info("%s: stopping, %s", interface, reason)
+        try:
+            await self._stop(interface)
+        except NotRunningError:
+            pass  # somebody else was faster
+        except MimicError as exc:
+            log.error("%s: could not be stopped, though %s: %s", interface, reason, exc)
+        except Exception:
+            log.exception("%s: could not be stopped, though %s", interface, reason)
+
+
+def _match_rule(name: str) -> str:
+    return (
+        f"type='signal',sender='{names.DRIVER_NAME}',interface='{names.DRIVER}',"
+        f"member='NameOwnerChanged',arg0='{name}'"
+    )
+
+
+def _remove_match(name: str) -> Message:
+    return Message(
+        destination=names.DRIVER_NAME,
+        path=names.DRIVER_PATH,
+        interface=names.DRIVER,
+        member="RemoveMatch",
+        signature="s",
+        body=[_match_rule(name)],
+    )

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One stay on the bus: from the name org.mimicd1 until the bus goes away.
+
+`open_service` connects, subscribes to the manager and takes the name; the methods of
+org.mimicd1.Manager are here, each no more than: decode, call the manager, encode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+from dbus_next.constants import NameFlag, RequestNameReply
+from dbus_next.message import Message
+
+from mimicd.bus import names
+from mimicd.bus.authorize import Authorizer
+from mimicd.bus.bindings import Bindings, Caller
+from mimicd.bus.connection import Connection, ReplyError
+from mimicd.bus.dispatch import Dispatcher
+from mimicd.bus.encode import encode_connection, encode_connections
+from mimicd.bus.objects import Call, Handler, Objects, PackedBody
+from mimicd.bus.signals import Signals
+from mimicd.bus.values import decode_options, plain_view
+from mimicd.core.connection import Connection as FlowConnection
+from mimicd.core.errors import BusError
+from mimicd.core.manager import Manager, Options
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Change = Callable[[str, Options], Coroutine[Any, Any, None]]
+
+_FLUSH_TIMEOUT_S = 0.5
+
+_SLICE = 200
+"""Connections encoded before the event loop gets a turn: about 5 ms."""
+
+
+class BusService:
+    """The daemon on one bus. Made by `open`; `close` leaves the bus and nothing else."""
+
+    def __init__(self, manager: Manager, address: str, bindings: Bindings) -> None:
+        self._manager = manager
+        self._address = address
+        self._bindings = bindings
+        self._changes: set[asyncio.Task[Any]] = set()
+        self._listing = asyncio.Lock()
+        self._listing_for: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @classmethod
+    async def open(cls, manager: Manager, address: str, bindings: Bindings) -> BusService:
+        """Connect and take the name. Raises BusError, and then nothing is left connected."""
+        service = cls(manager, address, bindings)
+        await service._open()
+        return service
+
+    async def _open(self) -> None:
+        self._tree = Objects(self._manager)
+        connection = self._connection = await Connection.open(self._address)
+        authorizer = Authorizer(connection)
+        self._dispatcher = Dispatcher(
+            connection, self._tree, {**self._tree.handlers, **self._handlers()}, authorizer.check
+        )
+        # Subscribed first, so that nothing that happens meanwhile is missed.
+        signals = Signals(connection, self._manager.interfaces(), self._bindings.release)
+        self._unsubscribe = self._manager.subscribe(signals)
+        self._bindings.attach(connection)
+        connection.listen(self._dispatcher.on_call, self._on_signal)
+        try:
+            await self._take_name()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def wait_closed(self) -> str:
+        """Wait until the bus goes away; says why in a few words. What ran goes on."""
+        return await self._connection.wait_closed()
+
+    async def close(self) -> None:
+        """Leave the bus; what was answered already is sent first, if the bus takes it."""
+        try:
+            await self._connection.drain(_FLUSH_TIMEOUT_S)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._unsubscribe()
+        self._dispatcher.close()
+        self._bindings.detach()
+        self._connection.close()
+
+    async def _take_name(self) -> None:
+        where = f"the name {names.BUS_NAME} on the bus at {self._address}"
+        try:
+            (answer,) = await self._connection.ask_driver(
+                "RequestName", "su", [names.BUS_NAME, NameFlag.DO_NOT_QUEUE.value]
+            )
+        except ReplyError as exc:
+            if exc.name != names.ACCESS_DENIED:
+                raise BusError(f"{where} was refused: {exc}") from exc
+            raise BusError(
+                f"{where} was refused by the policy of the bus",
+                f"without a policy file nobody, root included, may own a name there: put"
+                f" {names.BUS_NAME}.conf into /usr/share/dbus-1/system.d (make install does)"
+                " and run mimicd as root",
+            ) from exc
+        if RequestNameReply(answer) is not RequestNameReply.PRIMARY_OWNER:
+            raise BusError(
+                f"{where} is taken, another mimicd is running there",
+                "stop that one first, or give this one another bus with --address",
+            )
+
+    def _on_signal(self, message: Message) -> None:
+        # The bus fills in the sender, so nobody else can tell us who has left.
+        if message.sender == names.DRIVER_NAME and message.member == "NameOwnerChanged":
+            name, _old_owner, new_owner = message.body
+            if not new_owner:
+                self._bindings.caller_left(name)
+
+    def _handlers(self) -> dict[tuple[str, str], Handler]:
+        return {
+            (names.MANAGER, "Run"): self._run,
+            (names.MANAGER, "Stop"): self._stop,
+            (names.MANAGER, "Reload"): self._reload,
+            (names.MANAGER, "Check"): self._check,
+            (names.MANAGER, "ListConnections"): self._list_connections,
+            (names.MANAGER, "ListInterfaces"): self._list_interfaces,
+            (names.MANAGER, "Describe"): self._describe,
+        }
+
+    async def _run(self, call: Call) -> list[Any]:
+        interface, options = call.body
+        texts, bind = decode_options(options)
+        await self._change(call, bind, self._manager.run, interface, texts)
+        return [names.interface_path(interface)]
+
+    async def _reload(self, call: Call) -> list[Any]:
+        interface, options = call.body
+        texts, bind = decode_options(options)
+        await self._change(call, bind, self._manager.reload, interface, texts)
+        return []
+
+    async def _stop(self, call: Call) -> list[Any]:
+        (interface,) = call.body
+        await self._to_the_end(self._manager.stop(interface))
+        return []
+
+    async def _check(self, call: Call) -> list[Any]:
+        raise ReplyError(names.NOT_SUPPORTED, "this version of mimicd has no checks yet")
+
+    async def _list_connections(self, call: Call) -> PackedBody:
+        (interface,) = call.body
+        async with self._turn(call.sender):
+            packed: list[bytes] = []
+            connections = await self._manager.list_connections(interface)
+            for part in _slices(connections):
+                packed += [encode_connection(one) for one in part]
+                await asyncio.sleep(0)
+            return PackedBody(encode_connections(packed))
+
+    async def _list_interfaces(self, call: Call) -> list[Any]:
+        return [self._tree.paths()]
+
+    async def _describe(self, call: Call) -> list[Any]:
+        async with self._turn(call.sender):
+            views = self._manager.interfaces()
+            packed: list[str] = []
+            for part in _slices(await self._manager.list_connections("") if views else []):
+                packed += [json.dumps(one.as_plain()) for one in part]
+                await asyncio.sleep(0)
+        facts = {
+            "version": self._manager.version,
+            "pid": os.getpid(),
+            "interfaces": [plain_view(view) for view in views],
+        }
+        text = json.dumps(facts)
+        return [f'{text[:-1]}, "connections": [{", ".join(packed)}]}}']
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, sender: str) -> AsyncIterator[None]:
+        """One list at a time: ten thousand connections are megabytes until the bus takes them.
+
+        Whoever asks many times waits for his own lists, others only for one of them.
+        """
+        own = self._listing_for.setdefault(sender, asyncio.Lock())
+        async with own, self._listing:
+            await self._connection.drain()
+            yield
+
+    async def _change(
+        self, call: Call, bind: bool, work: Change, interface: str, texts: Options
+    ) -> None:
+        caller = await self._bindings.watch(call.sender) if bind else None
+        await self._to_the_end(self._bound(caller, work(interface, texts), interface))
+
+    async def _bound(
+        self, caller: Caller | None, work: Coroutine[Any, Any, None], interface: str
+    ) -> None:
+        try:
+            await work
+            if caller is not None:
+                self._bindings.bind(interface, caller)
+        finally:
+            if caller is not None:
+                self._bindings.unwatch(caller)
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """What has begun to change goes on when the caller or the bus goes away."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._changes.add(task)
+        task.add_done_callback(self._changed)
+        return await asyncio.shield(task)
+
+    def _changed(self, task: asyncio.Task[Any]) -> None:
+        self._changes.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            # Told to the caller too, if there still is one.
+            log.debug("a change failed: %s", exc)
+
+
+def _slices(connections: Sequence[FlowConnection]) -> list[Sequence[FlowConnection]]:
+    return [connections[at : at + _SLICE] for at in range(0, len(connections), _SLICE)]

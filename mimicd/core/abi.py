@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The layouts that user space shares with the BPF programs: bpf/abi.h in Python.
+
+Flow keys stay as their 36 raw bytes, the form in which they come and go; they are decoded
+only to be shown. Integers are in host order, addresses and ports in network order. A test
+compares sizes, offsets and names with what the compiler made of bpf/abi.h.
+"""
+
+import enum
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from mimicd.core.connection import Role, State
+from mimicd.core.model import PADDING_RANDOM, Filter, FlowSettings, Origin
+
+VERSION = 1
+MAX_CONNECTIONS = 65536
+MAX_RULES = 16384
+HELD_MAX = 256
+
+CONN_DROPS = ("cooldown", "passive", "held-full", "window", "lost-held", "received")
+
+# enum counter, in order: bpf/abi.h's names without prefix, in kebab case
+COUNTERS = (
+    "tx-data",
+    "tx-syn",
+    "tx-syn-ack",
+    "tx-ack",
+    "tx-rst",
+    "tx-probe",
+    "tx-keepalive",
+    "tx-window-update",
+    "rx-data",
+    "rx-syn",
+    "rx-syn-ack",
+    "rx-rst",
+    "rx-fin",
+    "rx-probe",
+    "rx-keepalive",
+    "rx-ack",
+    "held",
+    "resent",
+    "hop",
+    "drop-cooldown",
+    "drop-passive",
+    "drop-held-full",
+    "drop-ring-full",
+    "drop-lost-held",
+    "drop-resend-late",
+    "drop-window",
+    "drop-too-big",
+    "drop-superpacket",
+    "drop-fragment",
+    "drop-malformed",
+    "drop-map-full",
+    "drop-stale-command",
+    "drop-rewrite",
+    "drop-rx-malformed",
+    "drop-rx-fragment",
+    "drop-rx-checksum",
+    "drop-rx-flags",
+    "drop-rx-options",
+    "drop-rx-ack",
+    "drop-rx-reset",
+    "drop-rx-no-connection",
+    "drop-rx-unexpected",
+    "drop-rx-short",
+    "drop-rx-too-big",
+    "drop-rx-map-full",
+    "drop-rx-rewrite",
+)
+
+_MAPPED = b"\0" * 10 + b"\xff\xff"
+
+# struct flow_key: local[16] remote[16] local_port remote_port, all in network order
+FLOW_KEY = struct.Struct("!16s16sHH")
+
+
+def encode_address(address: IPv4Address | IPv6Address) -> bytes:
+    """16 bytes; IPv4 as ::ffff:a.b.c.d."""
+    return address.packed if address.version == 6 else _MAPPED + address.packed
+
+
+def decode_address(raw: bytes) -> IPv4Address | IPv6Address:
+    """The address of 16 bytes, the mapped form back as IPv4."""
+    return IPv4Address(raw[12:]) if raw.startswith(_MAPPED) else IPv6Address(raw)
+
+
+def encode_flow(
+    local: IPv4Address | IPv6Address,
+    local_port: int,
+    remote: IPv4Address | IPv6Address,
+    remote_port: int,
+) -> bytes:
+    """A flow key."""
+    return FLOW_KEY.pack(encode_address(local), encode_address(remote), local_port, remote_port)
+
+
+def flow_is_ipv4(key: bytes) -> bool:
+    """Whether a flow key is one of IPv4."""
+    return key.startswith(_MAPPED)
+
+
+def flow_texts(key: bytes) -> tuple[str, str]:
+    """Local and remote end of a flow key, as `192.0.2.1:51820` or `[2001:db8::1]:51820`."""
+    local, remote, local_port, remote_port = FLOW_KEY.unpack(key)
+    return _end_text(local, local_port), _end_text(remote, remote_port)
+
+
+def _end_text(raw: bytes, port: int) -> str:
+    address = decode_address(raw)
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
+# struct filter_key: prefix_bits origin family port_be address[16]
+_FILTER_KEY = struct.Struct("=IBB2s16s")
+_FILTER_VALUE = struct.Struct("=II")  # rule rank
+_FILTER_PREFIX_BITS = 160
+_ORIGINS = {Origin.LOCAL: 1, Origin.REMOTE: 2}
+
+# An exact address outranks a network; among equals the local end wins (WIRE: most specific).
+_RANK_EXACT = 256
+
+
+def encode_filter_key(filter_: Filter) -> bytes:
+    """The longest-prefix key of a filter whose address is known and not a wildcard."""
+    assert filter_.address is not None
+    return _FILTER_KEY.pack(
+        _FILTER_PREFIX_BITS,
+        _ORIGINS[filter_.origin],
+        filter_.address.version,
+        filter_.port.to_bytes(2, "big"),
+        encode_address(filter_.address),
+    )
+
+
+def encode_filter_value(rule: int, filter_: Filter) -> bytes:
+    """`rule` is an index of the map rules, from 1."""
+    return _FILTER_VALUE.pack(rule, _RANK_EXACT + (filter_.origin is Origin.LOCAL))
+
+
+# struct rule: handshake interval, retry; keepalive time, interval, retry, stale; padding flags
+_RULE = struct.Struct("=6HBBH")
+_PADDING_RANDOM = 255
+_RULE_MAX_WINDOW = 1
+
+
+def encode_rule(flow: FlowSettings) -> bytes:
+    """One value of the map rules."""
+    handshake, keepalive = flow.handshake, flow.keepalive
+    return _RULE.pack(
+        handshake.interval_s,
+        handshake.retry,
+        keepalive.time_s,
+        keepalive.interval_s,
+        keepalive.retry,
+        keepalive.stale_s,
+        _PADDING_RANDOM if flow.padding == PADDING_RANDOM else flow.padding,
+        _RULE_MAX_WINDOW if flow.max_window else 0,
+        0,
+    )
+
+
+class Reason(enum.IntEnum):
+    """enum reason: why a connection changed its state."""
+
+    NONE = 0
+    OPENED = 1
+    ESTABLISHED = 2
+    RESET_BY_PEER = 3
+    CLOSED_BY_PEER = 4
+    RESTARTED_BY_PEER = 5
+    NO_ANSWER = 6
+    KEEPALIVE = 7
+    STALE = 8
+    STOPPED = 9
+
+
+class ConnFlag(enum.IntFlag):
+    """enum conn_flag."""
+
+    DRAINING = 1
+    PROBE_OUT = 2
+    KEEPALIVE_OUT = 4
+    CROSSED = 8
+    RETRIED = 16
+    CROSS_WITH_ACK = 32
+
+
+# struct conn, without its lock: rule, 8 times, 4 totals, 10 words, drops, bytes, link header
+_CONN = struct.Struct("=4xI8Q4Q10I6I4B2BH24sI4x")
+CONN_BYTES = _CONN.size
+
+
+@dataclass(frozen=True, slots=True)
+class ConnEntry:
+    """One value of the map conns. Times are CLOCK_BOOTTIME nanoseconds, 0 for never."""
+
+    rule: int
+    state_since_ns: int
+    reset_ns: int
+    last_rx_ns: int
+    last_active_ns: int
+    last_tx_ns: int
+    last_probe_ns: int
+    drain_until_ns: int
+    syn_answered_ns: int
+    tx_packets: int
+    tx_bytes: int
+    rx_packets: int
+    rx_bytes: int
+    seq: int
+    ack: int
+    window: int
+    peer_window: int
+    isn: int
+    peer_isn: int
+    probe_seq: int
+    generation: int
+    held: int
+    resent: int
+    drops: tuple[int, ...]
+    state: State
+    role: Role
+    peer_wscale: int
+    flags: ConnFlag
+    cooldown_step: int
+    last_reset: Reason
+    peer_mss: int
+    link_header: bytes
+
+    @property
+    def held_now(self) -> int:
+        """Datagrams that user space holds."""
+        return (self.held - self.resent) & 0xFFFFFFFF
+
+    @property
+    def cooldown_ns(self) -> int:
+        """How long the initiator waits before it opens again."""
+        return 5_000_000_000 << (self.cooldown_step - 1) if self.cooldown_step else 0
+
+    @property
+    def cooldown_until_ns(self) -> int:
+        """When an idle initiator may open again."""
+        return max(self.reset_ns, self.last_rx_ns) + self.cooldown_ns
+
+
+def decode_conn(raw: bytes) -> ConnEntry:
+    """A value of the map conns."""
+    fields = _CONN.unpack(raw)
+    drops = fields[23:29]
+    state, role, wscale, flags, cooldown, reset, mss, header, header_len = fields[29:]
+    return ConnEntry(
+        *fields[:23],
+        drops,
+        State(state),
+        Role(role),
+        wscale,
+        ConnFlag(flags),
+        cooldown,
+        Reason(reset),
+        mss,
+        header[:header_len],
+    )
+
+
+# struct config: ifindex hop_ifindex mtu flags, three marks, reserved, cookie key, rst_at_ns
+_CONFIG = struct.Struct("=8I2QQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The one value of the map config."""
+
+    ifindex: int
+    hop_ifindex: int
+    """0: superpackets are dropped."""
+    mtu_bytes: int
+    flags: int
+    resend_mark: int
+    command_mark: int
+    deliver_mark: int
+    cookie_key: tuple[int, int]
+
+    def encode(self) -> bytes:
+        """struct config."""
+        return _CONFIG.pack(
+            self.ifindex,
+            self.hop_ifindex,
+            self.mtu_bytes,
+            self.flags,
+            self.resend_mark,
+            self.command_mark,
+            self.deliver_mark,
+            0,
+            *self.cookie_key,
+            0,
+        )
+
+
+def decode_config(raw: bytes) -> Config:
+    """The inverse of Config.encode()."""
+    fields = _CONFIG.unpack(raw)
+    return Config(*fields[:7], (fields[8], fields[9]))
+
+
+class EventType(enum.IntEnum):
+    """enum event_type."""
+
+    HELD = 1
+    STATE = 2
+    TRACE = 3
+
+
+_EVENT_PARTIAL = 2
+# struct event: type frame_len at_ns key generation seq ack length, 4 + 4 bytes, transport_at
+_EVENT = struct.Struct("=IIQ36sIIII8BI")
+EVENT_BYTES = _EVENT.size
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One record of the ring buffer."""
+
+    type: EventType
+    at_ns: int
+    key: bytes
+    generation: int
+    state: State
+    role: Role
+    reason: Reason
+    partial: bool
+    """HELD: the frame's UDP checksum is still to be filled in."""
+    transport_at: int
+    """HELD: offset of the UDP header in the frame."""
+    frame: bytes
+
+
+def decode_event(raw: bytes) -> Event:
+    """A record of the ring buffer; raises ValueError or struct.error where it is none."""
+    type_, frame_len, at_ns, key, generation, _, _, _, *rest = _EVENT.unpack_from(raw)
+    state, role, reason, flags = rest[:4]
+    return Event(
+        EventType(type_),
+        at_ns,
+        key,
+        generation,
+        State(state),
+        Role(role),
+        Reason(reason),
+        bool(flags & _EVENT_PARTIAL),
+        rest[8],
+        raw[EVENT_BYTES : EVENT_BYTES + frame_len],
+    )
+
+
+class Operation(enum.IntEnum):
+    """enum operation: what a command asks the BPF program to do."""
+
+    SYN = 1
+    KEEPALIVE = 2
+    PROBE = 3
+    RESET = 4
+    RELEASE = 5
+
+
+_COMMAND = struct.Struct("=III")
+
+
+def encode_command(operation: Operation, generation: int, argument: int = 0) -> bytes:
+    """struct command."""
+    return _COMMAND.pack(operation, generation, argument)

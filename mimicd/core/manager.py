@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the daemon can be asked, and whom it tells: the line between its inside and its edges.
+
+The bus (and any other edge) calls a Manager and hands it a Listener; it knows nothing else of
+the daemon. Every method raises MimicError, and nothing else, for what went wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from mimicd.core.connection import Connection, InterfaceView
+
+Options = Mapping[str, str | Sequence[str]]
+"""Configuration key -> text, or texts for `filter`."""
+
+
+class Listener(Protocol):
+    """Told what happens, in the event loop's thread; no method may block or raise."""
+
+    def interface_added(self, view: InterfaceView) -> None:
+        """An interface runs; for a name that runs already: its configuration changed."""
+
+    def interface_removed(self, name: str) -> None:
+        """An interface no longer runs, whoever stopped it."""
+
+    def connection_changed(self, connection: Connection) -> None:
+        """A connection changed its state."""
+
+    def log(self, interface: str, level: int, text: str) -> None:
+        """A log line. `level` is 0 (error) to 4 (trace); `interface` is "" for the daemon."""
+
+
+class Manager(Protocol):
+    """The running interfaces of one daemon."""
+
+    @property
+    def version(self) -> str:
+        """Version of the daemon."""
+
+    async def run(self, interface: str, options: Options) -> None:
+        """Attach to an interface; returns when traffic is disguised."""
+
+    async def stop(self, interface: str) -> None:
+        """Detach from an interface; returns when everything is as before `run`."""
+
+    async def reload(self, interface: str, options: Options) -> None:
+        """Apply the difference between the running configuration and `options`."""
+
+    async def list_connections(self, interface: str) -> list[Connection]:
+        """The connections of one running interface, of all of them for ""."""
+
+    def interfaces(self) -> list[InterfaceView]:
+        """The running interfaces, with counters as of now."""
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Tell `listener` from now on; returns what ends that."""

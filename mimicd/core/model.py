@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a configuration says, as values.
+
+Text becomes these in `settings` and `filter_text`; nothing here reads text or touches the system.
+Ranges are checked where text is read, so a value made in code is taken as it is.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+Address = IPv4Address | IPv6Address
+
+TIMER_MAX = 32767
+"""Largest value of every number in `handshake` and `keepalive`."""
+
+PADDING_MAX = 16
+"""Largest fixed padding, in bytes."""
+
+PADDING_RANDOM = -1
+"""`FlowSettings.padding` that varies from segment to segment."""
+
+PORT_MAX = 65535
+
+
+class Origin(enum.Enum):
+    """Which end of a packet a filter is compared with, in both directions."""
+
+    LOCAL = "local"
+    REMOTE = "remote"
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    interval_s: int = 2
+    """Seconds between SYNs; 0 = passive, wait for the peer to connect."""
+    retry: int = 3
+    """SYNs after the first one."""
+
+    @property
+    def is_passive(self) -> bool:
+        return self.interval_s == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    time_s: int = 180
+    """Seconds without a segment from the peer before the first keepalive; 0 = off."""
+    interval_s: int = 10
+    """Seconds between keepalives; 0 = reset at once after `time_s`."""
+    retry: int = 3
+    stale_s: int = 600
+    """Seconds without data from the peer before the connection is forgotten; 0 = never."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSettings:
+    """How the connections of one filter behave."""
+
+    handshake: Handshake = Handshake()
+    keepalive: Keepalive = Keepalive()
+    padding: int = 0
+    """Bytes before the datagram, 0..16, or PADDING_RANDOM."""
+    max_window: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which flows are disguised: those whose local or remote end is `address`:`port`."""
+
+    origin: Origin
+    address: Address | None
+    """None: `host` is not resolved yet. An IPv4-mapped IPv6 address becomes its IPv4 address."""
+    port: int
+    """1..65535, host byte order."""
+    settings: FlowSettings = FlowSettings()
+    host: str = ""
+    """The name the address came from, "" if an address was given."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.address, IPv6Address) and self.address.ipv4_mapped is not None:
+            # A frozen dataclass offers no other way to normalise a field.
+            object.__setattr__(self, "address", self.address.ipv4_mapped)
+
+    def text(self) -> str:
+        """The canonical "origin=address:port", without settings; the name while unresolved."""
+        if isinstance(self.address, IPv6Address):
+            shown = f"[{self.address}]"
+        else:
+            shown = str(self.address) if self.address is not None else self.host
+        return f"{self.origin.value}={shown}:{self.port}"
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it matches every address of its family (0.0.0.0 or ::)."""
+        return self.address is not None and self.address.is_unspecified
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceConfig:
+    """Everything one interface is run with."""
+
+    filters: tuple[Filter, ...] = ()
+    link_type: str = "auto"
+    """ "auto", "eth" or "none"."""
+    xdp_mode: str = "auto"
+    """ "auto", "skb" or "native"."""
+    verbosity: int = 2
+    """0 error, 1 warn, 2 info, 3 debug, 4 trace."""
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    """What filters fall back to."""

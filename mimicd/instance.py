@@ -1,0 +1,438 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One interface: kernel events go through the core and come back as actions on the kernel."""
+
+import asyncio
+import errno
+import logging
+import secrets
+import struct
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from mimicd.core import abi
+from mimicd.core.abi import ConnEntry, Event, EventType, Operation, Reason
+from mimicd.core.connection import Connection, InterfaceView, State
+from mimicd.core.errors import FailedError
+from mimicd.core.flows import Action, Command, Flows, Forget, Resend, stop_commands
+from mimicd.core.frames import command_frame
+from mimicd.core.model import PADDING_RANDOM, InterfaceConfig
+from mimicd.core.notes import CHANGES, connection_of
+from mimicd.core.rules import RuleBook
+from mimicd.core.settings import config_texts
+from mimicd.kernel.dataplane import RING_BYTES, DataPlane
+from mimicd.kernel.netlink import Link, Netlink
+from mimicd.kernel.packet_socket import PacketSocket
+from mimicd.kernel.ring import Ring
+
+log = logging.getLogger(__name__)
+
+_NS = 1_000_000_000
+_EVENTS_AT_ONCE = 64
+_LOOKS_AT_ONCE = 256
+_HOUSEKEEPING_S = 1.0
+_RING_FULL = abi.COUNTERS.index("drop-ring-full")
+_ENTRIES_AT_ONCE = 256
+_DISGUISE_BYTES = 12
+
+LogFunction = Callable[[int, str], None]
+ChangeFunction = Callable[[Connection], None]
+ERROR, WARNING, INFO, DEBUG = 0, 1, 2, 3
+
+
+def now_ns() -> int:
+    """The clock of the maps; it counts on while the machine is suspended."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class Instance:
+    """Owns one interface's data path from `start` or `adopt` to `stop` or `leave`."""
+
+    def __init__(
+        self,
+        link: Link,
+        plane: DataPlane,
+        config: InterfaceConfig,
+        book: RuleBook,
+        net: Netlink,
+        on_log: LogFunction,
+        on_change: ChangeFunction,
+    ) -> None:
+        self.link = link
+        self.plane = plane
+        self.config = config
+        self.book = book
+        self.started_at = time.time()
+        self._net = net
+        self._on_log = on_log
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._rules = book.settings
+        self._flows = Flows(self._rules)
+        self._entries_in_map: dict[bytes, bytes] = {}
+        self._sockets: dict[str, PacketSocket] = {}
+        self._ring: Ring | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._housekeeping: asyncio.TimerHandle | None = None
+        self._ring_full = 0
+        self._send_failures = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def name(self) -> str:
+        """The interface's name as it was at the last look."""
+        return self.link.name
+
+    # --- life ---
+
+    @classmethod
+    async def start(
+        cls,
+        net: Netlink,
+        link: Link,
+        config: InterfaceConfig,
+        book: RuleBook,
+        root: Path | None,
+        on_log: LogFunction,
+        on_change: ChangeFunction,
+    ) -> "Instance":
+        """Attach to an interface that nobody serves. Raises MimicError, with nothing left behind."""
+        link_type = link.link_type if config.link_type == "auto" else config.link_type
+        plane = await DataPlane.load(net, link, link_type, root)
+        instance = cls(link, plane, config, book, net, on_log, on_change)
+        try:
+            marks = _distinct_marks()
+            kernel_config = abi.Config(
+                ifindex=link.ifindex,
+                hop_ifindex=0,
+                mtu_bytes=link.mtu_bytes,
+                flags=0,
+                resend_mark=marks[0],
+                command_mark=marks[1],
+                deliver_mark=marks[2],
+                cookie_key=(secrets.randbits(64), secrets.randbits(64)),
+            )
+            plane.config.update(_index(0), kernel_config.encode())
+            await instance._write_rules()
+            # Listening before anything is attached: no event is missed.
+            instance._open(kernel_config)
+            await plane.attach(link, config.xdp_mode)
+        except BaseException:
+            instance._close()
+            await plane.detach()
+            raise
+        return instance
+
+    @classmethod
+    async def adopt(
+        cls,
+        net: Netlink,
+        link: Link,
+        plane: DataPlane,
+        config: InterfaceConfig,
+        book: RuleBook,
+        on_log: LogFunction,
+        on_change: ChangeFunction,
+    ) -> "Instance":
+        """Go on with what an earlier process attached. Raises MimicError or OSError."""
+        instance = cls(link, plane, config, book, net, on_log, on_change)
+        try:
+            raw = plane.config.lookup(_index(0))
+            kernel_config = abi.decode_config(raw or b"")
+            instance._entries_in_map = {
+                key: plane.filters.lookup(key) or b"" for key in plane.filters.keys()
+            }
+            await instance._write_rules()
+            instance._open(kernel_config)
+            await instance._rescan()
+            await plane.repair()
+        except BaseException:
+            instance._close()
+            raise
+        return instance
+
+    def _open(self, kernel_config: abi.Config) -> None:
+        try:
+            self._sockets["resend"] = PacketSocket(self.link.ifindex, kernel_config.resend_mark)
+            self._sockets["command"] = PacketSocket(self.link.ifindex, kernel_config.command_mark)
+        except OSError as error:
+            raise FailedError(
+                f"cannot open a packet socket on {self.name}: {error.strerror}",
+                "mimicd needs CAP_NET_RAW, or root",
+            ) from error
+        self._ring = Ring(self.plane.ring_fd, RING_BYTES)
+        self._ring_full = self.plane.counter(_RING_FULL)
+        self._loop.add_reader(self.plane.ring_fd, self._read_ring)
+        self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
+
+    def _close(self) -> None:
+        for timer in (self._timer, self._housekeeping):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._housekeeping = None
+        for task in self._tasks:
+            task.cancel()
+        if self._ring is not None:
+            self._loop.remove_reader(self.plane.ring_fd)
+            self._ring.close()
+            self._ring = None
+        for socket in self._sockets.values():
+            socket.close()
+        self._sockets.clear()
+
+    async def stop(self) -> None:
+        """RST to every peer, then everything is detached."""
+        async for entries in self._entries():
+            for command in stop_commands(entries):
+                self._act(command, entries[command.key])
+        self._close()
+        await self.plane.detach()
+
+    def leave(self) -> None:
+        """Close what is this process's; what is pinned goes on."""
+        self._close()
+        self.plane.leave()
+
+    # --- configuration ---
+
+    async def reload(self, config: InterfaceConfig, book: RuleBook) -> None:
+        """Other filters and settings; connections whose filter stays are not touched."""
+        old = set(self.book.filters)
+        self.config, self.book = config, book
+        self._rules.clear()
+        self._rules.update(book.settings)
+        await self._write_rules()
+        gone = old - set(book.filters)
+        if gone:
+            await self._drop_connections_of(gone)
+        await self._rescan()
+
+    async def _write_rules(self) -> None:
+        for number, value in self.book.rule_values().items():
+            self.plane.rules.update(_index(number), value)
+        await self.refresh_addresses()
+
+    async def refresh_addresses(self) -> None:
+        """Wildcards follow the interface's addresses."""
+        own = await self._net.addresses(self.link.ifindex)
+        wanted = self.book.filter_entries(own)
+        for key, value in wanted.items():
+            if self._entries_in_map.get(key) != value:
+                self.plane.filters.update(key, value)
+        for key in self._entries_in_map.keys() - wanted.keys():
+            self.plane.filters.delete(key)
+        self._entries_in_map = wanted
+
+    def refresh_link(self, link: Link) -> None:
+        """The interface was renamed, or has another MTU."""
+        if link.mtu_bytes != self.link.mtu_bytes:
+            raw = self.plane.config.lookup(_index(0)) or b""
+            # mtu is the third word of struct config; the rest is left as it is
+            self.plane.config.update(
+                _index(0), raw[:8] + struct.pack("=I", link.mtu_bytes) + raw[12:]
+            )
+        self.link = link
+
+    async def _drop_connections_of(self, numbers: set[int]) -> None:
+        async for entries in self._entries():
+            mine = {key: entry for key, entry in entries.items() if entry.rule in numbers}
+            for command in stop_commands(mine):
+                self._act(command, mine[command.key])
+            for key in mine:
+                self.plane.conns.delete(key)
+                self._flows.forget(key)
+
+    # --- events and timers ---
+
+    def _read_ring(self) -> None:
+        assert self._ring is not None
+        for raw in self._ring.read(_EVENTS_AT_ONCE):
+            try:
+                event = abi.decode_event(raw)
+            except (ValueError, struct.error):
+                log.exception("%s: a record of the ring buffer is not understood", self.name)
+                continue
+            self._on_event(event)
+        self._set_timer()
+
+    def _on_event(self, event: Event) -> None:
+        for action in self._flows.on_event(event):
+            self._act(action)
+        if event.reason:
+            self._tell_change(event)
+
+    def _tell_change(self, event: Event) -> None:
+        raw = self.plane.conns.lookup(event.key)
+        local, remote = abi.flow_texts(event.key)
+        opening = event.reason is Reason.OPENED
+        self._on_log(DEBUG if opening else INFO, f"{local} => {remote} :: {CHANGES[event.reason]}")
+        if raw is not None:
+            self._on_change(self._view_of(event.key, abi.decode_conn(raw), now_ns()))
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at_ns = self._flows.next_deadline_ns()
+        if at_ns is not None:
+            delay_s = max(0.0, (at_ns - now_ns()) / _NS)
+            # The loop's clock stands still in suspend: a long sleep is looked at in between.
+            self._timer = self._loop.call_later(min(delay_s, 3600.0), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        for key in self._flows.due(now_ns(), _LOOKS_AT_ONCE):
+            raw = self.plane.conns.lookup(key)
+            entry = abi.decode_conn(raw) if raw else None
+            for action in self._flows.examine(key, entry, now_ns()):
+                self._act(action, entry)
+        self._set_timer()
+
+    def _keep_house(self) -> None:
+        self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
+        full = self.plane.counter(_RING_FULL)
+        if full != self._ring_full:
+            self._on_log(
+                WARNING,
+                f"{full - self._ring_full} records did not fit the ring buffer: the daemon was"
+                " too slow, datagrams of handshakes are lost",
+            )
+            self._ring_full = full
+            task = self._loop.create_task(self._rescan(after_loss=True))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if self._send_failures:
+            self._on_log(WARNING, f"{self._send_failures} frames of our own could not be sent")
+            self._send_failures = 0
+
+    async def _rescan(self, after_loss: bool = False) -> None:
+        """Look at every connection: after adopting, and where events were lost."""
+        async for entries in self._entries():
+            for key, entry in entries.items():
+                if after_loss:
+                    self._on_event(_event_of(key, entry))
+                for action in self._flows.examine(key, entry, now_ns()):
+                    self._act(action, entry)
+        self._set_timer()
+
+    def _act(self, action: Action, entry: ConnEntry | None = None) -> None:
+        match action:
+            case Resend(key, frame, generation):
+                if not self._send("resend", frame):
+                    self._act(Command(key, Operation.RELEASE, generation, 1))
+            case Command(key, operation, generation, argument):
+                if entry is None:
+                    raw = self.plane.conns.lookup(key)
+                    entry = abi.decode_conn(raw) if raw else None
+                if entry is not None:
+                    payload = abi.encode_command(operation, generation, argument)
+                    self._send("command", command_frame(entry.link_header, key, payload))
+            case Forget(key, generation):
+                raw = self.plane.conns.lookup(key)
+                current = abi.decode_conn(raw) if raw else None
+                if (
+                    current is not None
+                    and current.state is State.IDLE
+                    and current.generation == generation
+                ):
+                    # A datagram that opens it between look and deletion is sent again by its
+                    # sender, as any lost one.
+                    self.plane.conns.delete(key)
+
+    def _send(self, which: str, frame: bytes) -> bool:
+        try:
+            self._sockets[which].send(frame)
+        except OSError as error:
+            # A full queue or an interface that is down; deadlines try again.
+            if error.errno not in (errno.ENOBUFS, errno.ENETDOWN, errno.ENXIO, errno.EAGAIN):
+                log.warning("%s: cannot send a frame: %s", self.name, error)
+            self._send_failures += 1
+            return False
+        return True
+
+    # --- looking ---
+
+    async def _entries(self) -> AsyncIterator[dict[bytes, ConnEntry]]:
+        """All connections, in portions between which the loop goes on."""
+        portion: dict[bytes, ConnEntry] = {}
+        for key, raw in self.plane.conns.items():
+            portion[key] = abi.decode_conn(raw)
+            if len(portion) >= _ENTRIES_AT_ONCE:
+                yield portion
+                portion = {}
+                await asyncio.sleep(0)
+        if portion:
+            yield portion
+
+    def _view_of(self, key: bytes, entry: ConnEntry, now: int) -> Connection:
+        return connection_of(key, entry, self.book.text(entry.rule), self.name, now)
+
+    async def connections(self) -> list[Connection]:
+        """A snapshot of all of them."""
+        found: list[Connection] = []
+        async for entries in self._entries():
+            now = now_ns()
+            found += [self._view_of(key, entry, now) for key, entry in entries.items()]
+        return found
+
+    def view(self) -> InterfaceView:
+        """A snapshot of the interface."""
+        texts = config_texts(self.config)
+        texts.pop("filter", None)
+        return InterfaceView(
+            name=self.name,
+            ifindex=self.link.ifindex,
+            link_type=self.plane.link_type,
+            xdp_mode=self.plane.xdp_mode,
+            state="running",
+            filters=tuple(self.book.text(number) for number in sorted(self.book.filters)),
+            settings={key: str(value) for key, value in texts.items()},
+            counters=self.counters(),
+            max_payload=self.max_payload(),
+            started_at=self.started_at,
+        )
+
+    def counters(self) -> dict[str, int]:
+        """Those that are not zero."""
+        values = zip(abi.COUNTERS, self.plane.count(), strict=True)
+        return {name: value for name, value in values if value}
+
+    def max_payload(self) -> int:
+        """The largest datagram that fits the MTU of every filter, in bytes."""
+        filters = self.book.filters.values()
+        headers = max(
+            (48 if f.address is not None and f.address.version == 6 else 28 for f in filters),
+            default=28,
+        )
+        padding = max(
+            (10 if f.settings.padding == PADDING_RANDOM else f.settings.padding for f in filters),
+            default=0,
+        )
+        return max(0, self.link.mtu_bytes - headers - _DISGUISE_BYTES - padding)
+
+
+def _index(number: int) -> bytes:
+    return number.to_bytes(4, "little")
+
+
+def _distinct_marks() -> list[int]:
+    marks: set[int] = set()
+    while len(marks) < 3:
+        marks.add(secrets.randbits(31) | 1)  # SO_MARK is set as a signed number
+    return list(marks)
+
+
+def _event_of(key: bytes, entry: ConnEntry) -> Event:
+    """What the kernel would have told, had there been room."""
+    return Event(
+        EventType.STATE,
+        now_ns(),
+        key,
+        entry.generation,
+        entry.state,
+        entry.role,
+        Reason.NONE,
+        False,
+        0,
+        b"",
+    )

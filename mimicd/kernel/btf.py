@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where members of kernel structs lie, read from the running kernel's BTF.
+
+A minimal reader of the format in Documentation/bpf/btf.rst: it walks the type section
+once, looking for one struct by name, and descends into its anonymous members.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
+
+_HEADER = struct.Struct(
+    "<HBBIIIII"
+)  # magic version flags hdr_len type_off type_len str_off str_len
+_MAGIC = 0xEB9F
+_TYPE = struct.Struct("<III")  # name_off info size_or_type
+_MEMBER = struct.Struct("<III")  # name_off type offset
+
+_INT, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC_PROTO, _VAR, _DATASEC = 1, 3, 4, 5, 6, 13, 14, 15
+_DECL_TAG, _ENUM64 = 17, 19
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member's place in its struct."""
+
+    offset_bits: int
+    size_bits: int
+    """Width of a bit field, 0 for any other member."""
+
+
+class Btf:
+    """The types of one BTF blob. Raises ValueError where it is not BTF."""
+
+    def __init__(self, blob: bytes) -> None:
+        magic, _, _, header, type_off, type_len, str_off, str_len = _HEADER.unpack_from(blob)
+        if magic != _MAGIC:
+            raise ValueError("not a little-endian BTF blob")
+        self._types = blob[header + type_off : header + type_off + type_len]
+        self._strings = blob[header + str_off : header + str_off + str_len]
+        self._at = [0, *self._walk()]
+
+    def members(self, name: str) -> dict[str, Member]:
+        """All named members of `struct name`, those of anonymous parts included.
+
+        Raises KeyError where the kernel has no such struct.
+        """
+        wanted = self._strings.index(b"\0" + name.encode() + b"\0") + 1
+        for at in self._at[1:]:
+            name_off, info, _ = _TYPE.unpack_from(self._types, at)
+            if name_off == wanted and info >> 24 & 0x1F == _STRUCT and info & 0xFFFF:
+                return dict(self._members(at, 0))
+        raise KeyError(name)
+
+    def _members(self, at: int, base_bits: int) -> Iterator[tuple[str, Member]]:
+        _, info, _ = _TYPE.unpack_from(self._types, at)
+        for index in range(info & 0xFFFF):
+            name_off, type_id, offset = _MEMBER.unpack_from(self._types, at + 12 + 12 * index)
+            size = 0
+            if info >> 31:  # the struct has bit fields: the width is in the high byte
+                size, offset = offset >> 24, offset & 0xFFFFFF
+            target = self._at[type_id]
+            kind = _TYPE.unpack_from(self._types, target)[1] >> 24 & 0x1F if type_id else 0
+            if not name_off and kind in (_STRUCT, _UNION):
+                yield from self._members(target, base_bits + offset)
+            elif name_off:
+                yield self._string(name_off), Member(base_bits + offset, size)
+
+    def _string(self, offset: int) -> str:
+        return self._strings[offset : self._strings.index(b"\0", offset)].decode()
+
+    def _walk(self) -> Iterator[int]:
+        at = 0
+        while at < len(self._types):
+            yield at
+            info = int.from_bytes(self._types[at + 4 : at + 8], "little")
+            kind, count = info >> 24 & 0x1F, info & 0xFFFF
+            at += 12
+            if kind in (_INT, _VAR, _DECL_TAG):
+                at += 4
+            elif kind in (_STRUCT, _UNION, _DATASEC, _ENUM64):
+                at += 12 * count
+            elif kind in (_ENUM, _FUNC_PROTO):
+                at += 8 * count
+            elif kind == _ARRAY:
+                at += 12
+
+
+def skb_defines(blob: bytes) -> dict[str, int]:
+    """Macros for bpf/egress.c that say where struct sk_buff keeps its checksum state.
+
+    Raises KeyError or ValueError where the kernel's BTF does not tell.
+    """
+    members = Btf(blob).members("sk_buff")
+    summed = members["ip_summed"]
+    return {
+        "SKB_IP_SUMMED_AT": summed.offset_bits // 8,
+        "SKB_IP_SUMMED_SHIFT": summed.offset_bits % 8,
+        "SKB_CSUM_START_AT": members["csum_start"].offset_bits // 8,
+        "SKB_CSUM_OFFSET_AT": members["csum_offset"].offset_bits // 8,
+        "SKB_HEAD_AT": members["head"].offset_bits // 8,
+        "SKB_DATA_AT": members["data"].offset_bits // 8,
+    }

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The BPF programs and maps of one interface, attached; detaching mirrors attaching.
+
+Pinned, they outlive the process that attached them, and `DataPlane.open` finds them again. XDP
+is held by a BPF link, which nobody else can replace.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimicd.core.abi import COUNTERS
+from mimicd.core.errors import AttachError, XdpBusyError
+from mimicd.kernel import bpf, bpffs, compiler, netlink
+from mimicd.kernel.bpf import Map
+from mimicd.kernel.netlink import Link, Netlink
+
+_KEY_AND_VALUE_BYTES = {
+    "config": (4, 56),
+    "rules": (4, 16),
+    "filters": (24, 8),
+    "conns": (36, 208),
+    "counters": (4, 8),
+}
+RING_BYTES = 4 << 20
+_XDP_PIN = "xdp_link"
+_PROGRAMS = (compiler.EGRESS, compiler.REPLY, compiler.INGRESS)
+_FILTERS = ((netlink.EGRESS_PARENT, compiler.EGRESS), (netlink.INGRESS_PARENT, compiler.REPLY))
+_LINK_BYTES = {"eth": 14, "none": 0}
+
+
+@dataclass(slots=True)
+class DataPlane:
+    """What is attached to one interface. Its maps are the way to talk to it."""
+
+    ifindex: int
+    link_type: str
+    xdp_mode: str
+    """ "native" or "skb"."""
+    adopted: bool
+    """Whether it was there before this process."""
+    pinned: bool
+    made_clsact: bool
+    config: Map
+    rules: Map
+    filters: Map
+    conns: Map
+    counters: Map
+    ring_fd: int
+    _fds: dict[str, int]
+    _root: Path | None
+    _netlink: Netlink
+    _attached: AsyncExitStack
+
+    @classmethod
+    async def load(cls, net: Netlink, link: Link, link_type: str, root: Path | None) -> "DataPlane":
+        """Compile and load; nothing is attached yet, and the maps are empty.
+
+        Raises MissingDependencyError or AttachError.
+        """
+        if link.xdp_program_id:
+            raise _xdp_busy(link)
+        fds = await asyncio.to_thread(compiler.compile_programs, _LINK_BYTES[link_type])
+        plane = cls._of(link.ifindex, link_type, "", fds, net, root)
+        plane._attached.callback(_close_all, fds)
+        return plane
+
+    async def attach(self, link: Link, xdp_mode: str) -> None:
+        """Attach to the interface. The maps must hold config, rules and filters by now.
+
+        `xdp_mode`: "auto", "native" or "skb". Raises AttachError; what was attached is detached
+        by `detach`, however far this came.
+        """
+        stack, net, ifindex = self._attached, self._netlink, self.ifindex
+        if self._root is not None:
+            # what an incomplete predecessor left could only mislead a successor
+            bpffs.remove_pins(self._root, ifindex)
+            stack.callback(bpffs.remove_pins, self._root, ifindex)
+        self.xdp_mode = _attach_xdp(self._fds, link, xdp_mode)
+        self.made_clsact = await net.add_clsact(ifindex)
+        if self.made_clsact:
+            stack.push_async_callback(net.remove_clsact, ifindex)
+        for parent, program in _FILTERS:
+            stack.push_async_callback(net.remove_filter, ifindex, parent)
+            await net.add_filter(ifindex, parent, self._fds[program], program)
+        if self._root is not None:
+            self.pinned = _pin_all(self._fds, bpffs.pin_folder(self._root, ifindex))
+
+    @classmethod
+    def adopt(
+        cls,
+        net: Netlink,
+        link: Link,
+        link_type: str,
+        xdp_mode: str,
+        made_clsact: bool,
+        root: Path,
+    ) -> "DataPlane":
+        """Take over what an earlier process pinned. Raises OSError where it is not complete."""
+        folder = bpffs.pin_folder(root, link.ifindex)
+        fds: dict[str, int] = {}
+        try:
+            for name in (*compiler.MAPS, *_PROGRAMS, _XDP_PIN):
+                fds[name] = bpf.open_pin(folder / name)
+        except OSError:
+            _close_all(fds)
+            raise
+        plane = cls._of(link.ifindex, link_type, xdp_mode, fds, net, root)
+        plane.adopted = plane.pinned = True
+        plane.made_clsact = made_clsact
+        stack = plane._attached
+        stack.callback(_close_all, fds)
+        stack.callback(bpffs.remove_pins, root, link.ifindex)
+        if made_clsact:
+            stack.push_async_callback(net.remove_clsact, link.ifindex)
+        for parent, _ in _FILTERS:
+            stack.push_async_callback(net.remove_filter, link.ifindex, parent)
+        return plane
+
+    @classmethod
+    def _of(
+        cls,
+        ifindex: int,
+        link_type: str,
+        xdp_mode: str,
+        fds: dict[str, int],
+        net: Netlink,
+        root: Path | None,
+    ) -> "DataPlane":
+        sizes = dict(_KEY_AND_VALUE_BYTES)
+        sizes["counters"] = (4, 8 * _possible_cpus())
+        maps = {name: Map(fds[name], *sizes[name]) for name in sizes}
+        return cls(
+            ifindex=ifindex,
+            link_type=link_type,
+            xdp_mode=xdp_mode,
+            adopted=False,
+            pinned=False,
+            made_clsact=False,
+            ring_fd=fds["ring"],
+            _fds=fds,
+            _root=root,
+            _netlink=net,
+            _attached=AsyncExitStack(),
+            **maps,
+        )
+
+    async def repair(self) -> list[str]:
+        """Put back TC filters that somebody removed; what was put back, in words."""
+        repaired = []
+        for parent, program in _FILTERS:
+            if not await self._netlink.has_filter(self.ifindex, parent):
+                self.made_clsact |= await self._netlink.add_clsact(self.ifindex)
+                await self._netlink.add_filter(self.ifindex, parent, self._fds[program], program)
+                repaired.append(program)
+        return repaired
+
+    async def detach(self) -> None:
+        """Take everything away again, in the reverse order."""
+        await self._attached.aclose()
+
+    def leave(self) -> None:
+        """Close our descriptors; what is pinned stays attached."""
+        self._attached.pop_all()
+        _close_all(self._fds)
+
+    def count(self) -> list[int]:
+        """All counters, summed over the CPUs, in the order of abi.COUNTERS."""
+        return [self.counter(index) for index in range(len(COUNTERS))]
+
+    def counter(self, index: int) -> int:
+        """One counter, summed over the CPUs."""
+        raw = self.counters.lookup(index.to_bytes(4, "little")) or b""
+        return sum(int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8))
+
+
+def _attach_xdp(fds: dict[str, int], link: Link, wanted: str) -> str:
+    """The mode in which it is attached."""
+    failure: OSError | None = None
+    for mode in ("native", "skb"):
+        if wanted not in ("auto", mode):
+            continue
+        try:
+            fds[_XDP_PIN] = bpf.attach_xdp(fds[compiler.INGRESS], link.ifindex, mode == "native")
+            return mode
+        except OSError as error:
+            failure = error
+    assert failure is not None
+    if failure.errno == errno.EBUSY:
+        raise _xdp_busy(link)
+    hint = "mimicd needs CAP_NET_ADMIN and CAP_BPF, or root"
+    if wanted == "native":
+        hint = f"the driver of {link.name} may have no native XDP; try --xdp-mode skb"
+    raise AttachError(f"cannot attach XDP to {link.name}: {failure.strerror}", hint) from failure
+
+
+def _xdp_busy(link: Link) -> XdpBusyError:
+    number = link.xdp_program_id
+    name = bpf.program_name(number) if number else ""
+    return XdpBusyError(
+        f"{link.name} has an XDP program of somebody else"
+        + (f": {name or 'unnamed'} (id {number})" if number else ""),
+        f"`ip link show {link.name}` names it; `ip link set {link.name} xdp off` removes it, "
+        "if it is not needed",
+    )
+
+
+def _pin_all(fds: dict[str, int], folder: Path) -> bool:
+    """Whether all of it is pinned; else nothing is."""
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+        for name, fd in fds.items():
+            bpf.pin(fd, folder / name)
+    except OSError:
+        with contextlib.suppress(OSError):
+            for name in fds:
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
+        return False
+    return True
+
+
+def _close_all(fds: dict[str, int]) -> None:
+    while fds:
+        _, fd = fds.popitem()
+        os.close(fd)
+
+
+def _possible_cpus() -> int:
+    """The kernel keeps one per-CPU value for each CPU that could ever come."""
+    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return int(text.replace(",", "-").rsplit("-", 1)[-1]) + 1

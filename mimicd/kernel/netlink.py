@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Links, addresses and TC filters, through pyroute2 on a worker thread of its own.
+
+pyroute2 blocks, and its newer releases run an event loop inside that must not be uvloop's; so
+one thread owns its socket, and everything here is awaited.
+"""
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, TypeVar
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from mimicd.core.errors import AttachError, NoSuchInterfaceError
+
+T = TypeVar("T")
+
+# Ours alone: filters are found and removed by these two together.
+TC_PRIORITY = 109
+TC_HANDLE = 0x6D696D63
+
+_TC_H_CLSACT = 0xFFFF0000
+EGRESS_PARENT = 0xFFFFFFF3
+INGRESS_PARENT = 0xFFFFFFF2
+_ETH_P_ALL = 3
+_IFF_UP = 1
+
+# linux/if_arp.h: links whose frames begin with the IP header
+_ARPHRD_WITHOUT_HEADER = {512, 519, 65534, 768, 769, 776, 778, 823}
+_ARPHRD_ETHERNET = {1, 772}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface as the kernel describes it."""
+
+    name: str
+    ifindex: int
+    mtu_bytes: int
+    is_up: bool
+    hardware_type: int
+    """ARPHRD_*."""
+    xdp_program_id: int
+    """0: no XDP program is attached."""
+
+    @property
+    def link_type(self) -> str:
+        """ "eth" or "none"; "" for one that we cannot serve."""
+        if self.hardware_type in _ARPHRD_ETHERNET:
+            return "eth"
+        return "none" if self.hardware_type in _ARPHRD_WITHOUT_HEADER else ""
+
+
+class Netlink:
+    """One socket of one network namespace: the one in which it is opened."""
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
+        self._ipr: Any = None
+
+    async def open(self) -> None:
+        """Open the socket."""
+        self._ipr = await self._run(IPRoute)
+
+    async def close(self) -> None:
+        """Close it and end the thread."""
+        if self._ipr is not None:
+            await self._run(self._ipr.close)
+        self._worker.shutdown()
+
+    async def _run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, lambda: function(*args, **kwargs))
+
+    async def link(self, name: str) -> Link:
+        """Raises NoSuchInterfaceError."""
+        return await self._run(self._link, ifname=name)
+
+    async def link_by_index(self, ifindex: int) -> Link:
+        """Raises NoSuchInterfaceError."""
+        return await self._run(self._link, index=ifindex)
+
+    def _link(self, **which: Any) -> Link:
+        try:
+            if "index" in which:
+                messages = self._ipr.get_links(which["index"])
+            else:
+                messages = self._ipr.link("get", **which)
+        except NetlinkError as error:
+            raise _no_such(which, error) from None
+        if not messages:
+            raise _no_such(which, None)
+        message = messages[0]
+        xdp = message.get_attr("IFLA_XDP")
+        return Link(
+            name=message.get_attr("IFLA_IFNAME"),
+            ifindex=message["index"],
+            mtu_bytes=message.get_attr("IFLA_MTU"),
+            is_up=bool(message["flags"] & _IFF_UP),
+            hardware_type=message["ifi_type"],
+            xdp_program_id=(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0,
+        )
+
+    async def names(self) -> list[str]:
+        """Of all interfaces."""
+        messages = await self._run(lambda: list(self._ipr.get_links()))
+        return [message.get_attr("IFLA_IFNAME") for message in messages]
+
+    async def addresses(self, ifindex: int) -> set[IPv4Address | IPv6Address]:
+        """The interface's own addresses."""
+
+        def read() -> set[IPv4Address | IPv6Address]:
+            found = set()
+            for message in self._ipr.get_addr(index=ifindex):
+                # a point-to-point link has its own address in LOCAL, and the peer's in ADDRESS
+                text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+                if text:
+                    found.add(ip_address(text))
+            return found
+
+        return await self._run(read)
+
+    async def add_clsact(self, ifindex: int) -> bool:
+        """Whether the qdisc was made now; an existing one is used."""
+
+        def add() -> bool:
+            try:
+                self._ipr.tc("add", "clsact", ifindex)
+            except NetlinkError as error:
+                if error.code == errno.EEXIST:
+                    return False
+                raise AttachError(
+                    f"cannot add a clsact qdisc: {_words(error)}",
+                    "the interface has an ingress qdisc of another program; remove that"
+                    if error.code == errno.EINVAL
+                    else "mimicd needs CAP_NET_ADMIN, or root",
+                ) from error
+            return True
+
+        return await self._run(add)
+
+    async def remove_clsact(self, ifindex: int) -> None:
+        """Remove the qdisc unless somebody else's filters are on it."""
+
+        def remove() -> None:
+            for parent in (EGRESS_PARENT, INGRESS_PARENT):
+                if self._ipr.get_filters(index=ifindex, parent=parent):
+                    return
+            with contextlib.suppress(NetlinkError):
+                self._ipr.tc("del", "clsact", ifindex)
+
+        await self._run(remove)
+
+    async def add_filter(self, ifindex: int, parent: int, program_fd: int, name: str) -> None:
+        """Attach a program, in place of ours if one is there. Raises AttachError."""
+
+        def add() -> None:
+            try:
+                self._ipr.tc(
+                    "replace-filter",
+                    "bpf",
+                    ifindex,
+                    handle=TC_HANDLE,
+                    parent=parent,
+                    prio=TC_PRIORITY,
+                    protocol=_ETH_P_ALL,
+                    fd=program_fd,
+                    name=name,
+                    direct_action=True,
+                )
+            except NetlinkError as error:
+                raise AttachError(
+                    f"cannot attach the BPF program {name}: {_words(error)}",
+                    "mimicd needs CAP_NET_ADMIN and CAP_BPF, or root",
+                ) from error
+
+        await self._run(add)
+
+    async def has_filter(self, ifindex: int, parent: int) -> bool:
+        """Whether our program is attached there."""
+
+        def look() -> bool:
+            return any(
+                message["handle"] == TC_HANDLE and message["info"] >> 16 == TC_PRIORITY
+                for message in self._ipr.get_filters(index=ifindex, parent=parent)
+            )
+
+        try:
+            return await self._run(look)
+        except NetlinkError:
+            return False
+
+    async def remove_filter(self, ifindex: int, parent: int) -> None:
+        """Detach ours. What is gone already, with or without the interface, is fine."""
+
+        def remove() -> None:
+            with contextlib.suppress(NetlinkError):
+                self._ipr.tc(
+                    "del-filter",
+                    "bpf",
+                    ifindex,
+                    handle=TC_HANDLE,
+                    parent=parent,
+                    prio=TC_PRIORITY,
+                    protocol=_ETH_P_ALL,
+                )
+
+        await self._run(remove)
+
+
+def _no_such(which: dict[str, Any], error: NetlinkError | None) -> NoSuchInterfaceError:
+    name = which.get("ifname", f"number {which.get('index')}")
+    if error is not None and error.code not in (errno.ENODEV, errno.EINVAL, errno.ERANGE):
+        return NoSuchInterfaceError(f"interface {name} cannot be read: {_words(error)}")
+    return NoSuchInterfaceError(
+        f"there is no interface {name} in this network namespace",
+        "`ip link` lists the interfaces",
+    )
+
+
+def _words(error: NetlinkError) -> str:
+    return str(error.args[-1]) if error.args else str(error)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is attached to a host's network: to compare before and after, or to wait for."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.rig.network import Host
+
+BPF_FOLDER = Path("/sys/fs/bpf")
+
+
+@dataclass(frozen=True)
+class Attachments:
+    """A snapshot; two are equal when nothing was left and nothing was taken."""
+
+    links: tuple[str, ...]
+    qdiscs: tuple[str, ...]
+    filters: tuple[str, ...]
+    xdp: tuple[str, ...]
+    """ "eth0 12 native": interface, program id, mode."""
+    pins: tuple[str, ...]
+    """Paths below /sys/fs/bpf that name this namespace's inode."""
+    packet_sockets: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """A TC filter and XDP both: the data path is in place."""
+        return bool(self.filters and self.xdp)
+
+
+def attachments(host: Host) -> Attachments:
+    """What is attached in a host's namespace now."""
+    run = host.namespace.run
+    links = json.loads(run("ip", "-json", "-details", "link", "show").stdout)
+    names = [str(link["ifname"]) for link in links]
+    filters = [
+        f"{name} {hook}: {line.strip()}"
+        for name in names
+        for hook in ("ingress", "egress")
+        # An interface without clsact refuses the question.
+        for line in run(
+            *("tc", "filter", "show", "dev", name, hook), check=False
+        ).stdout.splitlines()
+    ]
+    sockets = run("cat", "/proc/net/packet").stdout.splitlines()[1:]
+    return Attachments(
+        links=tuple(sorted(names)),
+        qdiscs=tuple(sorted(run("tc", "qdisc", "show").stdout.splitlines())),
+        filters=tuple(filters),
+        xdp=tuple(line for link in links for line in _xdp(link)),
+        pins=tuple(_pins(host.namespace.inode)),
+        packet_sockets=tuple(sorted(" ".join(line.split()[2:5]) for line in sockets)),
+    )
+
+
+def _xdp(link: dict[str, object]) -> list[str]:
+    xdp = link.get("xdp")
+    if not isinstance(xdp, dict):
+        return []
+    modes = {1: "native", 2: "generic", 3: "offloaded"}
+    attached = xdp.get("attached") or [xdp]
+    return [
+        f"{link['ifname']} {one.get('prog', {}).get('id')} {modes.get(one.get('mode'), 'other')}"
+        for one in attached
+    ]
+
+
+def _pins(inode: int) -> list[str]:
+    if not BPF_FOLDER.is_dir():
+        return []
+    paths = (path.relative_to(BPF_FOLDER) for path in BPF_FOLDER.rglob("*"))
+    return sorted(str(path) for path in paths if str(inode) in path.parts)

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The settings table, and configurations made from texts and written back."""
+
+from __future__ import annotations
+
+import dataclasses
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimicd.core.config_text import format_config_text, parse_config_text
+from mimicd.core.errors import InvalidConfigError, Located
+from mimicd.core.model import (
+    PADDING_MAX,
+    PADDING_RANDOM,
+    TIMER_MAX,
+    Filter,
+    FlowSettings,
+    Handshake,
+    InterfaceConfig,
+    Keepalive,
+    Origin,
+)
+from mimicd.core.settings import (
+    BY_KEY,
+    SETTINGS,
+    build_config,
+    check_texts,
+    config_texts,
+    merge_texts,
+    notes_on,
+)
+
+END = "remote=203.0.113.5:51820"
+
+timers = st.integers(0, TIMER_MAX)
+flows = st.builds(
+    FlowSettings,
+    handshake=st.builds(Handshake, timers, timers),
+    keepalive=st.builds(Keepalive, timers, timers, timers, timers),
+    padding=st.integers(0, PADDING_MAX) | st.just(PADDING_RANDOM),
+    max_window=st.booleans(),
+)
+ports = st.integers(1, 65535)
+addresses = st.ip_addresses()
+names = st.from_regex(r"[a-z]([a-z0-9-]{0,9}[a-z0-9])?(\.[a-z]{2,5}){1,3}\.?", fullmatch=True)
+filters = st.one_of(
+    st.builds(Filter, st.just(Origin.LOCAL), addresses, ports, flows),
+    st.builds(Filter, st.just(Origin.REMOTE), addresses, ports, flows).filter(
+        lambda found: not found.is_wildcard
+    ),
+    st.builds(Filter, st.sampled_from(Origin), st.none(), ports, flows, names),
+)
+configs = st.builds(
+    InterfaceConfig,
+    filters=st.lists(filters, min_size=1, max_size=4, unique_by=Filter.text).map(tuple),
+    link_type=st.sampled_from(["auto", "eth", "none"]),
+    xdp_mode=st.sampled_from(["auto", "skb", "native"]),
+    verbosity=st.integers(0, 4),
+    flow=flows,
+)
+
+
+@given(configs)
+def test_a_configuration_comes_back_from_its_texts(config: InterfaceConfig) -> None:
+    assert build_config(config_texts(config)) == config
+
+
+@given(configs)
+def test_a_configuration_comes_back_from_a_file_with_its_texts(config: InterfaceConfig) -> None:
+    in_file = parse_config_text(format_config_text(config_texts(config)), "eth0.conf")
+    assert build_config(merge_texts(in_file, {})) == config
+    assert notes_on(in_file) == []
+
+
+@given(configs)
+def test_texts_from_a_command_line_mean_the_same_as_from_a_file(config: InterfaceConfig) -> None:
+    assert build_config(merge_texts({}, config_texts(config))) == config
+
+
+@given(configs, configs)
+def test_the_command_line_wins_over_the_file_and_filters_add_up(
+    in_file: InterfaceConfig, in_command: InterfaceConfig
+) -> None:
+    ends = {found.text() for found in in_file.filters}
+    added = tuple(found for found in in_command.filters if found.text() not in ends)
+    command = config_texts(dataclasses.replace(in_command, filters=added))
+    merged = build_config(merge_texts(config_texts(in_file), command))
+    assert [found.text() for found in merged.filters] == [
+        found.text() for found in in_file.filters + added
+    ]
+    expected = dataclasses.replace(in_command, filters=merged.filters)
+    assert merged == expected
+
+
+@pytest.mark.parametrize("row", SETTINGS, ids=lambda row: row.key)
+def test_a_row_is_complete(row: Any) -> None:
+    assert row.signature in {"s", "as", ""}
+    assert row.help.endswith(".")
+    assert row.metavar.isupper()
+    assert row.flags
+    if row.field:
+        owner = FlowSettings if row.per_filter else InterfaceConfig
+        assert row.field in {field.name for field in dataclasses.fields(owner)}
+    if row.default is not None and row.signature:
+        assert row.read(row.format(row.default), row.default) == row.default
+    for flag in row.flags:
+        if flag.text:
+            row.read(flag.text, row.default)
+
+
+def test_every_field_of_the_configuration_has_a_row_with_its_default() -> None:
+    fields = {row.field: row.default for row in SETTINGS if row.field and not row.repeatable}
+    default = InterfaceConfig()
+    for owner in (default, default.flow):
+        for field in dataclasses.fields(owner):
+            if field.name not in {"flow", "filters"}:
+                assert fields.pop(field.name) == getattr(owner, field.name)
+    assert fields == {}
+
+
+def test_the_flags_are_those_of_the_manual_page() -> None:
+    assert {(flag.short, flag.long, bool(flag.text)) for row in SETTINGS for flag in row.flags} == {
+        ("-q", "--quiet", True),
+        ("-v", "--verbose", True),
+        ("-f", "--filter", False),
+        ("-L", "--link-type", False),
+        ("-x", "--xdp-mode", False),
+        ("-X", "--use-libxdp", True),
+        ("-h", "--handshake", False),
+        ("-k", "--keepalive", False),
+        ("-p", "--padding", False),
+        ("-W", "--max-window", True),
+        ("-F", "--file", False),
+    }
+
+
+def test_the_keys_are_those_of_the_manual_page() -> None:
+    assert set(BY_KEY) == {
+        "filter",
+        "log.verbosity",
+        "link_type",
+        "xdp_mode",
+        "use_libxdp",
+        "handshake",
+        "keepalive",
+        "padding",
+        "max_window",
+    }
+
+
+def test_defaults_are_those_of_the_manual_page() -> None:
+    config = build_config({"filter": [END]})
+    flow = FlowSettings(Handshake(2, 3), Keepalive(180, 10, 3, 600), 0, False)
+    end = Filter(Origin.REMOTE, IPv4Address("203.0.113.5"), 51820, flow)
+    assert config == InterfaceConfig((end,), "auto", "auto", 2, flow)
+
+
+def test_a_filter_falls_back_to_the_global_setting_number_by_number() -> None:
+    config = build_config(
+        {
+            "handshake": "7:",
+            "keepalive": ":5::",
+            "padding": "random",
+            "filter": [f"{END},keepalive=60:::,padding=2", "local=192.0.2.1:1,handshake=:0"],
+        }
+    )
+    assert config.flow == FlowSettings(Handshake(7, 3), Keepalive(180, 5, 3, 600), PADDING_RANDOM)
+    first, second = (found.settings for found in config.filters)
+    assert first == FlowSettings(Handshake(7, 3), Keepalive(60, 5, 3, 600), 2)
+    assert second == FlowSettings(Handshake(7, 0), Keepalive(180, 5, 3, 600), PADDING_RANDOM)
+
+
+def test_a_filters_own_setting_wins_over_the_command_line() -> None:
+    merged = merge_texts({"filter": [f"{END},padding=4"], "padding": ["1"]}, {"padding": ["2"]})
+    config = build_config(merged)
+    assert (config.flow.padding, config.filters[0].settings.padding) == (2, 4)
+
+
+def test_the_command_line_overrides_single_numbers_of_the_file() -> None:
+    merged = merge_texts({"keepalive": ["60:5::"]}, {"keepalive": [":::0", "30:::"]})
+    assert merged == {"keepalive": "30:5:3:0"}
+
+
+@pytest.mark.parametrize(
+    ("in_file", "flags", "expected"),
+    [
+        ([], ["more"], "debug"),
+        ([], ["less", "less", "less", "less"], "error"),
+        ([], ["more"] * 9, "trace"),
+        (["warn"], ["more"], "info"),
+        (["4"], ["less", "less"], "info"),
+        ([], ["more", "less"], "info"),
+        (["1"], [], "warn"),
+        (["99"], [], "trace"),
+    ],
+)
+def test_verbose_and_quiet_count_from_the_files_level(
+    in_file: list[str], flags: list[str], expected: str
+) -> None:
+    merged = merge_texts({"log.verbosity": in_file}, {"log.verbosity": flags})
+    assert merged == {"log.verbosity": expected}
+
+
+def test_merging_leaves_out_what_nobody_gave() -> None:
+    assert merge_texts({"filter": [END], "padding": []}, {"handshake": []}) == {"filter": [END]}
+
+
+def test_merging_tells_the_faults_of_both_sides() -> None:
+    in_file = {"filter": [Located(END, "a.conf", 3, 10)]}
+    with pytest.raises(InvalidConfigError) as caught:
+        merge_texts(in_file, {"filter": [f"{END},padding=3"], "padding": ["x"], "nope": ["1"]})
+    assert sorted(problem.message for problem in caught.value.problems) == [
+        f'filter "{END},padding=3" has the same address and port as "{END}" in line 3',
+        'padding: "x" is neither a number of bytes from 0 to 16 nor random',
+        'unknown key "nope"',
+    ]
+
+
+@pytest.mark.parametrize("texts", [{}, {"filter": []}, {"padding": "3"}])
+def test_running_without_a_filter_is_refused(texts: dict[str, Any]) -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        build_config(texts)
+    assert str(caught.value) == "no filter given"
+    assert END in caught.value.hint
+    assert check_texts(texts) == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"filter": [END], "bind_to": "1"}, 'unknown key "bind_to"'),
+        ({"filter": [END], "file": "/etc/passwd"}, 'unknown key "file"'),
+        ({"filter": [END], "padding": 3}, 'padding needs a text, not "3"'),
+        ({"filter": [END], "max_window": True}, 'max_window needs a text, not "True"'),
+        ({"filter": [END], "padding": None}, 'padding needs a text, not "None"'),
+        ({"filter": [END], "padding": b"3"}, "padding needs a text, not \"b'3'\""),
+        ({"filter": [END], "padding": {"3": "4"}}, "padding needs a text, not \"{'3': '4'}\""),
+        ({"filter": [END, 5]}, 'filter needs a text, not "5"'),
+        ({"filter": 5}, 'filter needs a text, not "5"'),
+        ({"filter": [END], "handshake": ""}, "handshake has no value"),
+        ({"filter": [END], "handshake": "9" * 5000 + ":"}, "is not a number from 0 to 32767"),
+        ({"filter": [END, END]}, "has the same address and port as"),
+    ],
+)
+def test_a_bad_option_from_the_bus_is_refused(texts: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        build_config(texts)
+    assert len(caught.value.problems) == 1
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_every_bad_option_is_told_at_once() -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        build_config({"filter": ["x", "y"], "padding": "99", "xdp_mode": "z", "a": ""})
+    assert len(caught.value.problems) == 5
+
+
+def test_the_place_of_a_fault_counts_the_spaces_in_front_of_the_text() -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        BY_KEY["handshake"].read("  2:x ", Handshake())
+    assert [problem.offset for problem in caught.value.problems] == [4]
+
+
+def test_a_single_filter_needs_no_list() -> None:
+    assert build_config({"filter": END}) == build_config({"filter": (END,)})
+
+
+@pytest.mark.parametrize("word", ["true", "1", "yes", "on"])
+def test_a_libxdp_setting_is_accepted_with_a_note(word: str) -> None:
+    texts = {"use_libxdp": [word], "filter": [END]}
+    assert build_config(texts) == build_config({"filter": [END]})
+    (note,) = notes_on(texts)
+    assert note.startswith("use_libxdp has no effect")
+
+
+def test_notes_tell_the_place_of_keys_that_are_repeated_in_a_file() -> None:
+    in_file = parse_config_text(
+        f"padding = 1\nuse_libxdp = 0\nfilter = {END}\npadding = 2\n", "a.conf"
+    )
+    assert notes_on(in_file) == ["a.conf:4:11: padding is given again, this one wins"]
+    assert notes_on({"padding": ["1", "2"], "nope": ["1"]}) == []
+
+
+def test_a_resolved_name_stands_once_in_the_texts_for_all_its_addresses() -> None:
+    resolved = tuple(
+        Filter(Origin.REMOTE, IPv4Address(address), 1, host="peer.example")
+        for address in ("192.0.2.1", "192.0.2.2")
+    )
+    assert config_texts(InterfaceConfig(resolved))["filter"] == ["remote=peer.example:1"]
