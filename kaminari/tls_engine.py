@@ -47,15 +47,8 @@ class TlsEngine(Protocol):
 
 class SslEngine:
     __slots__ = (
-        "_closing",
-        "_early",
-        "_incoming",
-        "_object",
-        "_outgoing",
-        "_save",
-        "early_limit_bytes",
-        "ended",
-        "established",
+        "_closing", "_early", "_incoming", "_object", "_outgoing", "_resumes", "_save",
+        "early_limit_bytes", "ended", "established",
     )
 
     def __init__(
@@ -76,6 +69,7 @@ class SslEngine:
             session=session,
         )
         self._save = save_session
+        self._resumes = session
         self._closing = False
         self._early = b""
         self.early_limit_bytes = 0
@@ -115,7 +109,8 @@ class SslEngine:
             payload.append(_plaintext[start:position])
         if self._save is not None:
             session = self._object.session
-            if session is not None and session.has_ticket:
+            # Until a new ticket comes, this is the session that was resumed, and used up.
+            if session is not None and session.has_ticket and session != self._resumes:
                 self._save(session)
                 self._save = None
         return payload
