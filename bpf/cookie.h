@@ -69,20 +69,17 @@ static __always_inline __u32 cookie_of_epoch(const __u64 key[2], const struct fl
 	return ((__u32)hash & ~0x3fU) | (epoch & 3) << 4 | ((wscale ^ (__u32)(hash >> 32)) & 0xf);
 }
 
-static __always_inline __u32 cookie_make(const __u64 key[2], const struct flow_key *flow,
-					 __u32 wscale, __u64 now_ns)
-{
-	return cookie_of_epoch(key, flow, now_ns >> COOKIE_EPOCH_SHIFT, wscale);
-}
-
-/* Whether `isn` is a cookie of ours for this flow, young enough; then its window scale. */
-static __always_inline int cookie_check(const __u64 key[2], const struct flow_key *flow,
-					__u32 isn, __u64 now_ns, __u8 *wscale)
+/* The epoch to hash with: of now for a new cookie, else of the last time that `isn` could name. */
+static __always_inline __u32 cookie_epoch(__u64 now_ns, int check, __u32 isn)
 {
 	__u32 epoch = now_ns >> COOKIE_EPOCH_SHIFT;
-	__u32 age = (epoch - (isn >> 4)) & 3;
-	__u32 base = cookie_of_epoch(key, flow, epoch - age, 0);
 
+	return check ? epoch - ((epoch - (isn >> 4)) & 3) : epoch;
+}
+
+/* Whether `isn` is the cookie that `base` is for window scale 0; then its window scale. */
+static __always_inline int cookie_matches(__u32 base, __u32 isn, __u8 *wscale)
+{
 	*wscale = (base ^ isn) & 0xf;
 	return !((base ^ isn) & ~0xfU);
 }

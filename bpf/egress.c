@@ -363,7 +363,9 @@ static __always_inline int apply_send(struct __sk_buff *skb, const struct config
 		if (v->action == SEND_DATA)
 			return pass(skb, cfg);
 		/* The finished segment leaves as a clone; this skb becomes the probe behind it. */
+		b->cloning = 1;
 		bpf_clone_redirect(skb, cfg->ifindex, 0);
+		b->cloning = 0;
 		o->partial = 0;
 		kind = COUNT_TX_PROBE;
 	}
@@ -393,6 +395,9 @@ int mimic_egress(struct __sk_buff *skb)
 
 	b = send_buffers.lookup(&zero);
 	if (!cfg || !b)
+		return TC_ACT_UNSPEC;
+	/* a finished segment of ours, on its way within our own run: the buffer is in use */
+	if (b->cloning)
 		return TC_ACT_UNSPEC;
 	p = &b->packet;
 	v = &b->verdict;

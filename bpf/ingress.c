@@ -357,7 +357,7 @@ int mimic_ingress(struct xdp_md *ctx)
 	u32 number, random, why;
 	u64 wanted, now;
 	int zero = 0;
-	u8 state;
+	u8 state, opens, acks;
 
 	b = receive_buffers.lookup(&zero);
 	if (!cfg || !b)
@@ -396,10 +396,14 @@ int mimic_ingress(struct xdp_md *ctx)
 	random = bpf_get_prandom_u32();
 	state = c ? c->state : IDLE;
 	wanted = !c || state != ESTABLISHED || now - c->syn_answered_ns < 2 * COOKIE_LIFE_NS;
-	if ((s->flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN) {
-		s->cookie = cookie_make(cfg->cookie_key, &flow, s->wscale, now);
-	} else if ((s->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_ACK && wanted) {
-		s->proves = cookie_check(cfg->cookie_key, &flow, s->ack - 1, now, &s->proven_wscale);
+	opens = (s->flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+	acks = (s->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_ACK;
+	if (opens || (acks && wanted)) {
+		u32 epoch = cookie_epoch(now, acks, s->ack - 1);
+
+		s->cookie = cookie_of_epoch(cfg->cookie_key, &flow, epoch, opens ? s->wscale : 0);
+		if (acks)
+			s->proves = cookie_matches(s->cookie, s->ack - 1, &s->proven_wscale);
 		if (s->proves)
 			hint = half_opens.lookup(&flow);
 	}
@@ -418,7 +422,7 @@ int mimic_ingress(struct xdp_md *ctx)
 			__builtin_memcpy(c->l2, b->l2, L2_MAX);
 		}
 		bpf_spin_unlock(&c->lock);
-	} else if ((s->flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN) {
+	} else if (opens) {
 		v->syn_wscale = wscale_of(rule);
 		receive_syn(s, v);
 	} else {

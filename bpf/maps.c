@@ -38,6 +38,7 @@ struct hold_buffer {
 
 /* What a packet needs on its way through; see parse_packet() for why not on the stack. */
 struct send_buffer {
+	u64 cloning; /* this CPU is inside bpf_clone_redirect() */
 	struct packet packet;
 	struct send_verdict verdict;
 	struct udphdr udp;

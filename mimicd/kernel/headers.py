@@ -28,6 +28,11 @@ typedef _Bool bool;
 typedef unsigned long size_t;
 typedef unsigned long uintptr_t;
 enum { false = 0, true = 1 };
+/* BCC's own copy; the system's <uapi/linux/bpf.h> may be older, and stays out */
+#include <bcc/bpf.h>
+#ifndef __LINUX_BPF_H__
+#define __LINUX_BPF_H__
+#endif
 #endif
 """
 
@@ -36,45 +41,38 @@ _VERSION = """\
 #define LINUX_VERSION_CODE KERNEL_VERSION(6, 1, 0)
 """
 
-# BCC brings its own copy of the UAPI bpf.h, newer than an older distribution's.
-_BPF = "#include <bcc/bpf.h>\n"
+_WRITTEN = {
+    "linux/kconfig.h": _KCONFIG,
+    "linux/version.h": _VERSION,
+    "linux/bpf.h": "#include <bcc/bpf.h>\n",
+    "linux/log2.h": "",
+    "asm/page.h": "",
+}
 
 
 def make_header_tree(root: Path, system: Path = Path("/usr/include")) -> None:
-    """Write the tree below `root`; `system` holds linux/ and asm-generic/."""
+    """Write the tree below `root`; `system` holds linux/ and asm-generic/.
+
+    BCC searches include/ before include/uapi/, so what stands in the first hides the second.
+    """
     if not (system / "linux" / "ip.h").exists():
         raise MissingDependencyError(
             f"the BPF programs cannot be compiled: {system}/linux/ip.h is missing",
             "install the package linux-libc-dev",
         )
     include = root / "include"
-    uapi = include / "uapi" / "linux"
-    for folder in (include / "linux", uapi, include / "asm", include / "generated/uapi/linux"):
-        folder.mkdir(parents=True)
-    (include / "asm-generic").symlink_to(system / "asm-generic")
-    written = {
-        include / "linux/kconfig.h": _KCONFIG,
-        include / "linux/version.h": _VERSION,
-        include / "linux/bpf.h": _BPF,
-        uapi / "bpf.h": _BPF,
-        include / "linux/log2.h": "",
-        include / "asm/page.h": "",
-    }
-    for path, text in written.items():
+    for name, text in _WRITTEN.items():
+        path = include / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    _link_all(system / "linux", include / "linux")
-    _link_all(system / "linux", uapi)
-    _link_all(_asm_headers(system), include / "asm")
+    uapi = include / "uapi"
+    uapi.mkdir()
+    (uapi / "linux").symlink_to(system / "linux")
+    (uapi / "asm-generic").symlink_to(system / "asm-generic")
+    (uapi / "asm").symlink_to(_asm_headers(system))
 
 
 def _asm_headers(system: Path) -> Path:
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     path = system / multiarch / "asm"
     return path if path.exists() else system / "asm"
-
-
-def _link_all(source: Path, target: Path) -> None:
-    for entry in source.iterdir():
-        link = target / entry.name
-        if not link.exists():
-            link.symlink_to(entry)
