@@ -31,6 +31,7 @@ logger = logging.getLogger("kaminari")
 
 RETRY_AFTER_S = 1.0
 """A source whose stream failed does not get another one before this."""
+NOTE_END_S = 0.1
 
 
 class DatagramClient:
@@ -67,6 +68,8 @@ class DatagramClient:
             watch.stop()
         for session in list(self._sessions.values()):
             session.close("the tunnel stopped")
+        if self._tasks:  # those that only have to note their end do so now
+            await asyncio.wait(self._tasks, timeout=NOTE_END_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -142,7 +145,8 @@ class DatagramClient:
         channel, waiting = stream.into_channel(ws.mask if ws else False)
         session.open(channel, waiting)
         reason = await session.ended
-        logger.debug(
+        logger.log(
+            logging.INFO if session.dropped else logging.DEBUG,
             "source %s: closed (%s); %d datagrams onward, %d back, %d dropped",
             name, reason, session.sent, session.received, session.dropped,
         )

@@ -171,10 +171,11 @@ class StreamTunnel:
                 watch.stop()
                 session.close("the tunnel stopped")
                 self._sessions.discard(session)
-            logger.debug(
+            dropped = session.dropped + kernel_drops(sock)
+            logger.log(
+                logging.INFO if dropped else logging.DEBUG,
                 "%s: closed (%s); %d datagrams onward, %d back, %d dropped",
-                name, reason, session.received, session.sent,
-                session.dropped + kernel_drops(sock),
+                name, reason, session.received, session.sent, dropped,
             )
 
     def _make_engine(self) -> TlsEngine | None:
