@@ -116,6 +116,7 @@ struct conn {
 	__u64 last_probe_ns;
 	__u64 drain_until_ns;
 	__u64 syn_answered_ns; /* a SYN met this entry and was answered statelessly */
+	__u64 hop_at_ns;       /* when a superpacket last took the hop; read and written unlocked */
 	__u64 tx_packets, tx_bytes; /* datagrams and their payload */
 	__u64 rx_packets, rx_bytes;
 	__u32 seq;         /* next to send (SND.NXT) */

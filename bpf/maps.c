@@ -18,6 +18,7 @@
 #include "cookie.h"
 #include "parse.h"
 #include "segment.h"
+#include "icmp.h"
 #include "state.h"
 #include "send.h"
 #include "receive.h"

@@ -21,6 +21,8 @@
 #define DRAIN_LIMIT_NS NS_PER_S
 /* A half-open hint counts as long as a peer of default settings would still answer. */
 #define HALF_OPEN_NS (8 * NS_PER_S)
+/* Longer than a segment takes through the hop, shorter than a pause between bursts. */
+#define HOP_ORDER_NS (2 * NS_PER_MS)
 #define COOLDOWN_STEPS 4
 
 static __always_inline int seq_before(__u32 a, __u32 b)

@@ -96,7 +96,7 @@ class Instance:
         on_log: LogFunction,
         on_change: ChangeFunction,
     ) -> "Instance":
-        """Attach to an interface that nobody serves. Raises MimicError, with nothing left behind."""
+        """Attach to an interface. Raises MimicError; then nothing is left attached."""
         link_type = link.link_type if config.link_type == "auto" else config.link_type
         plane = await DataPlane.load(net, link, link_type, root)
         instance = cls(link, plane, config, book, net, on_log, on_change)
@@ -140,12 +140,12 @@ class Instance:
             raw = plane.config.lookup(_index(0))
             kernel_config = abi.decode_config(raw or b"")
             instance._entries_in_map = {
-                key: plane.filters.lookup(key) or b"" for key in plane.filters.keys()
+                key: plane.filters.lookup(key) or b"" for key in plane.filters.all_keys()
             }
             await instance._write_rules()
             instance._open(kernel_config)
             await instance._rescan()
-            await plane.repair()
+            await plane.repair(link)
         except BaseException:
             instance._close()
             raise

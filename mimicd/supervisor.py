@@ -24,6 +24,7 @@ from mimicd.instance import Instance
 from mimicd.kernel import bpffs
 from mimicd.kernel.changes import Changes
 from mimicd.kernel.dataplane import DataPlane
+from mimicd.kernel.hop import remove_leftover
 from mimicd.kernel.netlink import EGRESS_PARENT, INGRESS_PARENT, Link, Netlink
 from mimicd.resolver import resolve
 
@@ -266,6 +267,7 @@ class Supervisor:
         assert self._root is not None
         for parent in (EGRESS_PARENT, INGRESS_PARENT):
             await self._net.remove_filter(link.ifindex, parent)
+        await remove_leftover(self._net, link.name, link.ifindex)
         bpffs.remove_pins(self._root, link.ifindex)
 
     def _on_change(self) -> None:
@@ -288,7 +290,7 @@ class Supervisor:
                     continue
                 instance.refresh_link(link)
                 await instance.refresh_addresses()
-                for program in await instance.plane.repair():
+                for program in await instance.plane.repair(link):
                     self._log(name, WARNING, f"somebody removed {program}; it is back")
 
     def _log(self, interface: str, level: int, text: str) -> None:

@@ -188,8 +188,8 @@ class ConnFlag(enum.IntFlag):
     CROSS_WITH_ACK = 32
 
 
-# struct conn, without its lock: rule, 8 times, 4 totals, 10 words, drops, bytes, link header
-_CONN = struct.Struct("=4xI8Q4Q10I6I4B2BH24sI4x")
+# struct conn, without its lock: rule, 9 times, 4 totals, 10 words, drops, bytes, link header
+_CONN = struct.Struct("=4xI9Q4Q10I6I4B2BH24sI4x")
 CONN_BYTES = _CONN.size
 
 
@@ -206,6 +206,7 @@ class ConnEntry:
     last_probe_ns: int
     drain_until_ns: int
     syn_answered_ns: int
+    hop_at_ns: int
     tx_packets: int
     tx_bytes: int
     rx_packets: int
@@ -249,10 +250,10 @@ class ConnEntry:
 def decode_conn(raw: bytes) -> ConnEntry:
     """A value of the map conns."""
     fields = _CONN.unpack(raw)
-    drops = fields[23:29]
-    state, role, wscale, flags, cooldown, reset, mss, header, header_len = fields[29:]
-    return ConnEntry(
-        *fields[:23],
+    drops = fields[24:30]
+    state, role, wscale, flags, cooldown, reset, mss, header, header_len = fields[30:]
+    values = (
+        *fields[:24],
         drops,
         State(state),
         Role(role),
@@ -263,6 +264,7 @@ def decode_conn(raw: bytes) -> ConnEntry:
         mss,
         header[:header_len],
     )
+    return ConnEntry(*values)
 
 
 # struct config: ifindex hop_ifindex mtu flags, three marks, reserved, cookie key, rst_at_ns
@@ -302,7 +304,8 @@ class Config:
 def decode_config(raw: bytes) -> Config:
     """The inverse of Config.encode()."""
     fields = _CONFIG.unpack(raw)
-    return Config(*fields[:7], (fields[8], fields[9]))
+    values = (*fields[:7], (fields[8], fields[9]))
+    return Config(*values)
 
 
 class EventType(enum.IntEnum):

@@ -51,10 +51,7 @@ def finish_checksum(frame: bytes, transport_at: int, key: bytes) -> bytes:
     local, remote, _, _ = FLOW_KEY.unpack(key)
     udp = frame[transport_at:]
     length = int.from_bytes(udp[4:6], "big")
-    if flow_is_ipv4(key):
-        ends = local[12:] + remote[12:]
-    else:
-        ends = local + remote
+    ends = local[12:] + remote[12:] if flow_is_ipv4(key) else local + remote
     pseudo = ends + struct.pack("!IHH", length, 0, _PROTOCOL_UDP)
     value = checksum(pseudo + udp[:6] + b"\0\0" + udp[8:length]) or 0xFFFF
     at = transport_at + 6

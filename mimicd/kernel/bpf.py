@@ -100,7 +100,7 @@ class Map:
             return False
         return True
 
-    def keys(self) -> list[bytes]:
+    def all_keys(self) -> list[bytes]:
         """All keys, one call each: for tries, which know no batches."""
         found: list[bytes] = []
         following = ctypes.create_string_buffer(self._key_bytes)

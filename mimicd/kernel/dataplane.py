@@ -8,22 +8,27 @@ is held by a BPF link, which nobody else can replace.
 import asyncio
 import contextlib
 import errno
+import logging
 import os
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimicd.core.abi import COUNTERS
+from mimicd.core.abi import COUNTERS, decode_config
 from mimicd.core.errors import AttachError, XdpBusyError
 from mimicd.kernel import bpf, bpffs, compiler, netlink
 from mimicd.kernel.bpf import Map
+from mimicd.kernel.hop import make_hop
 from mimicd.kernel.netlink import Link, Netlink
+
+log = logging.getLogger(__name__)
 
 _KEY_AND_VALUE_BYTES = {
     "config": (4, 56),
     "rules": (4, 16),
     "filters": (24, 8),
-    "conns": (36, 208),
+    "conns": (36, 216),
     "counters": (4, 8),
 }
 RING_BYTES = 4 << 20
@@ -51,6 +56,8 @@ class DataPlane:
     conns: Map
     counters: Map
     ring_fd: int
+    hop_ifindex: int
+    """Near end of the hop; 0: superpackets are dropped."""
     _fds: dict[str, int]
     _root: Path | None
     _netlink: Netlink
@@ -87,6 +94,8 @@ class DataPlane:
         for parent, program in _FILTERS:
             stack.push_async_callback(net.remove_filter, ifindex, parent)
             await net.add_filter(ifindex, parent, self._fds[program], program)
+        stack.push_async_callback(self._remove_hop)
+        await self._make_hop(link)
         if self._root is not None:
             self.pinned = _pin_all(self._fds, bpffs.pin_folder(self._root, ifindex))
 
@@ -119,6 +128,8 @@ class DataPlane:
             stack.push_async_callback(net.remove_clsact, link.ifindex)
         for parent, _ in _FILTERS:
             stack.push_async_callback(net.remove_filter, link.ifindex, parent)
+        plane.hop_ifindex = decode_config(plane.config.lookup(bytes(4)) or b"").hop_ifindex
+        stack.push_async_callback(plane._remove_hop)
         return plane
 
     @classmethod
@@ -142,6 +153,7 @@ class DataPlane:
             pinned=False,
             made_clsact=False,
             ring_fd=fds["ring"],
+            hop_ifindex=0,
             _fds=fds,
             _root=root,
             _netlink=net,
@@ -149,9 +161,35 @@ class DataPlane:
             **maps,
         )
 
-    async def repair(self) -> list[str]:
-        """Put back TC filters that somebody removed; what was put back, in words."""
+    async def _make_hop(self, link: Link) -> None:
+        """A kernel without veth still serves senders that make no superpackets."""
+        net = self._netlink
+        try:
+            near, far = await make_hop(net, link.name, link.ifindex)
+        except (AttachError, OSError) as error:
+            log.warning("%s: no hop, superpackets will be dropped: %s", link.name, error)
+            return
+        self._set_hop(near)
+        await net.add_clsact(far)
+        program = self._fds[compiler.EGRESS]
+        await net.add_filter(far, netlink.INGRESS_PARENT, program, compiler.EGRESS)
+
+    async def _remove_hop(self) -> None:
+        if self.hop_ifindex:
+            await self._netlink.remove_link(self.hop_ifindex)
+
+    def _set_hop(self, near: int) -> None:
+        self.hop_ifindex = near
+        raw = self.config.lookup(bytes(4)) or b""
+        # hop_ifindex is the second word of struct config
+        self.config.update(bytes(4), raw[:4] + near.to_bytes(4, sys.byteorder) + raw[8:])
+
+    async def repair(self, link: Link) -> list[str]:
+        """Put back what somebody removed; what was put back, in words."""
         repaired = []
+        if self.hop_ifindex and not await self._netlink.exists(self.hop_ifindex):
+            await self._make_hop(link)
+            repaired.append("the hop")
         for parent, program in _FILTERS:
             if not await self._netlink.has_filter(self.ifindex, parent):
                 self.made_clsact |= await self._netlink.add_clsact(self.ifindex)

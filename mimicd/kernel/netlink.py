@@ -107,6 +107,14 @@ class Netlink:
             xdp_program_id=(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0,
         )
 
+    async def exists(self, ifindex: int) -> bool:
+        """Whether there is such a link."""
+        try:
+            await self.link_by_index(ifindex)
+        except NoSuchInterfaceError:
+            return False
+        return True
+
     async def names(self) -> list[str]:
         """Of all interfaces."""
         messages = await self._run(lambda: list(self._ipr.get_links()))
@@ -125,6 +133,58 @@ class Netlink:
             return found
 
         return await self._run(read)
+
+    async def make_veth(self, near: str, far: str, mtu_bytes: int, alias: str) -> tuple[int, int]:
+        """A veth pair, down, that speaks no IPv6 of its own; the ifindex of both ends.
+
+        Raises AttachError.
+        """
+        silent = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}
+
+        def make() -> tuple[int, int]:
+            try:
+                self._ipr.link("add", ifname=near, kind="veth", mtu=mtu_bytes, peer={"ifname": far})
+                ends = tuple(self._ipr.link_lookup(ifname=name)[0] for name in (near, far))
+                for end in ends:
+                    self._ipr.link(
+                        "set", index=end, mtu=mtu_bytes, ifalias=alias, IFLA_AF_SPEC=silent
+                    )
+            except NetlinkError as error:
+                raise AttachError(
+                    f"cannot make the veth pair {near}: {_words(error)}",
+                    "the kernel may lack veth; superpackets (UDP_SEGMENT) are dropped then",
+                ) from error
+            return ends[0], ends[1]
+
+        return await self._run(make)
+
+    async def set_up(self, ends: tuple[int, ...]) -> None:
+        """Bring links up."""
+
+        def up() -> None:
+            for end in ends:
+                self._ipr.link("set", index=end, state="up")
+
+        await self._run(up)
+
+    async def remove_link(self, ifindex: int) -> None:
+        """Remove a link; one that is gone is fine."""
+
+        def remove() -> None:
+            with contextlib.suppress(NetlinkError):
+                self._ipr.link("del", index=ifindex)
+
+        await self._run(remove)
+
+    async def remove_link_with_alias(self, name: str, alias: str) -> None:
+        """Remove a link that we named so, and no other."""
+
+        def remove() -> None:
+            for index in self._ipr.link_lookup(ifname=name):
+                if self._ipr.get_links(index)[0].get_attr("IFLA_IFALIAS") == alias:
+                    self._ipr.link("del", index=index)
+
+        await self._run(remove)
 
     async def add_clsact(self, ifindex: int) -> bool:
         """Whether the qdisc was made now; an existing one is used."""
