@@ -101,6 +101,8 @@ class ServerHandshake:
                 return False
             if not isinstance(event, h11.Request):
                 raise HandshakeFault("the stream ended before a request", 400)
+            if len(self.received) - len(self._http.trailing_data[0]) > MAX_HEAD_BYTES:
+                raise HandshakeFault("the request has too large a head", 431)
             key = self._check(event)
             if self._http.next_event() is h11.NEED_DATA:
                 raise HandshakeFault("the request for a WebSocket has a body", 400)
