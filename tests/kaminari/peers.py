@@ -14,7 +14,9 @@ import pytest
 from tests.kaminari.rig import PROJECT, Process, Rig, wait_for
 
 TREE = Path(os.environ.get("KAMINARI_PEERS", PROJECT / "tests" / "peers" / "tree"))
-FOLDERS = ("usr/bin", "usr/sbin", "bin", "sbin")
+# Chromium's command is a script that looks for the real one below /.
+FOLDERS = ("usr/lib/chromium", "usr/bin", "usr/sbin", "bin", "sbin")
+LIBRARIES = ("usr/lib/*-linux-gnu*", "usr/lib/*-linux-gnu*/pulseaudio", "lib/*-linux-gnu*")
 
 
 def find_peer(name: str) -> str:
@@ -31,8 +33,7 @@ def find_peer(name: str) -> str:
 
 def peer_environment() -> dict[str, str]:
     """What lets an unpacked program find the libraries unpacked beside it."""
-    folders = [str(path) for path in TREE.glob("usr/lib/*-linux-gnu*")]
-    folders += [str(path) for path in TREE.glob("lib/*-linux-gnu*")]
+    folders = [str(path) for pattern in LIBRARIES for path in TREE.glob(pattern)]
     return {"LD_LIBRARY_PATH": ":".join(folders)}
 
 

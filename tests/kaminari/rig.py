@@ -210,6 +210,14 @@ def with_log(options: str, log: str) -> str:
     return f"{options};log={log}" if options else f"log={log}"
 
 
+def receive(sock: socket.socket, count: int) -> bytes:
+    """Exactly `count` bytes, or fewer if the stream ends before."""
+    received = bytearray()
+    while len(received) < count and (piece := sock.recv(count - len(received))):
+        received += piece
+    return bytes(received)
+
+
 def read_until_reset(sock: socket.socket) -> bytes:
     """Everything that arrives before a reset; fails if the stream ends in another way."""
     arrived = bytearray()
