@@ -9,9 +9,11 @@
 struct reply_note {
 	u32 magic;
 	struct control control; /* NOTE_DELIVER_AND_REPLY: the segment to send */
+	u8 options[SYN_OPTIONS]; /* NOTE_APPEND_AND_REPLY: what the frame has to end with */
 };
 #define NOTE_REPLY 0x6d6d0001
 #define NOTE_DELIVER_AND_REPLY 0x6d6d0002
+#define NOTE_APPEND_AND_REPLY 0x6d6d0003
 
 #define RST_INTERVAL_NS (10 * NS_PER_MS)
 #define CONTROL_CHECKED_MAX 2048
@@ -63,7 +65,12 @@ static __always_inline int reply(struct xdp_md *ctx, const struct packet *p, con
 	void *data;
 
 	control_encode(&bytes, c, p->dest, p->source, p->addresses, mss_of(cfg->mtu, p->v6), wscale);
-	if (change && bpf_xdp_adjust_tail(ctx, change))
+	if (change > 0 && bpf_xdp_adjust_tail(ctx, change)) {
+		/* veth may leave fewer than 12 bytes behind an ACK or RST that becomes a SYN */
+		size = TCP_HEADER;
+		change -= SYN_OPTIONS;
+	}
+	if (change < 0 && bpf_xdp_adjust_tail(ctx, change))
 		return xdp_drop(DROP_RX_REWRITE);
 #if L2_LEN
 	{
@@ -99,13 +106,17 @@ static __always_inline int reply(struct xdp_md *ctx, const struct packet *p, con
 	if (size < TCP_HEADER || size > sizeof(bytes) || bpf_xdp_store_bytes(ctx, base, &bytes, size))
 		return xdp_drop(DROP_RX_REWRITE);
 	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*note)))
-		return XDP_TX; /* a driver without metadata */
+		return size == length ? XDP_TX : xdp_drop(DROP_RX_REWRITE); /* a driver without metadata */
 	data = (void *)(long)ctx->data;
 	note = (void *)(long)ctx->data_meta;
 	if ((void *)(note + 1) > data)
 		return xdp_drop(DROP_RX_REWRITE);
 	__builtin_memset(note, 0, sizeof(*note));
 	note->magic = NOTE_REPLY;
+	if (size != length) {
+		note->magic = NOTE_APPEND_AND_REPLY;
+		__builtin_memcpy(note->options, bytes.rest, SYN_OPTIONS);
+	}
 	return XDP_PASS;
 }
 
@@ -384,7 +395,8 @@ int mimic_ingress(struct xdp_md *ctx)
 	if (p->l4_len < TCP_HEADER || bpf_xdp_load_bytes(ctx, p->l4, tcp, sizeof(*tcp)))
 		return xdp_drop(DROP_RX_MALFORMED);
 	if (tcp->offset >> 4 < 5 || p->l4_len < (tcp->offset >> 4) * 4 ||
-	    ctx->data_end - ctx->data < p->l4 + (tcp->offset >> 4) * 4)
+	    ctx->data_end - ctx->data < p->l4 + (tcp->offset >> 4) * 4 ||
+	    bpf_xdp_get_buff_len(ctx) < p->l4 + p->l4_len)
 		return xdp_drop(DROP_RX_MALFORMED);
 	if (p->l4_len > DATAGRAM_MAX + 64)
 		return xdp_drop(DROP_RX_TOO_BIG);
@@ -492,6 +504,8 @@ int mimic_reply(struct __sk_buff *skb)
 	struct config *cfg = config_get();
 	struct reply_note *note = (void *)(long)skb->data_meta;
 	void *data = (void *)(long)skb->data;
+	u8 options[SYN_OPTIONS];
+	u32 length = skb->len;
 	struct control c;
 
 	if (!cfg)
@@ -504,6 +518,13 @@ int mimic_reply(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (note->magic == NOTE_REPLY)
 		return bpf_redirect(cfg->ifindex, 0);
+	if (note->magic == NOTE_APPEND_AND_REPLY) {
+		__builtin_memcpy(options, note->options, SYN_OPTIONS);
+		if (bpf_skb_change_tail(skb, length + SYN_OPTIONS, 0) ||
+		    bpf_skb_store_bytes(skb, length, options, SYN_OPTIONS, 0))
+			return drop(DROP_REWRITE);
+		return bpf_redirect(cfg->ifindex, 0);
+	}
 	if (note->magic != NOTE_DELIVER_AND_REPLY)
 		return TC_ACT_UNSPEC;
 	c = note->control;
