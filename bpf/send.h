@@ -127,7 +127,7 @@ static __always_inline void send_idle(struct conn *c, struct send_verdict *v,
 {
 	__u64 since = c->last_rx_ns > c->reset_ns ? c->last_rx_ns : c->reset_ns;
 
-	if (hint && now - hint->at_ns < HALF_OPEN_NS) {
+	if (hint && now - hint->at_ns < HALF_OPEN_NS && hint->at_ns > c->reset_ns) {
 		/* The peer's SYN was answered a moment ago: wait for its ACK, not open as well. */
 		c->isn = hint->isn;
 		c->seq = hint->isn + 1;

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The programs without a network: BPF_PROG_TEST_RUN, one frame in, one frame out.
+
+The runs happen in a namespace of their own, whose loopback stands for the interface: a test run's
+skb claims to be of ifindex 1, and what a program clones really leaves there.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+from mimicd.core import abi
+from mimicd.core.abi import ConnEntry, Event
+from mimicd.core.model import Filter, FlowSettings
+from mimicd.kernel import compiler, dataplane
+from mimicd.kernel.bpf import Map, ProgramRun, run_once
+from mimicd.kernel.ring import Ring
+
+LOOPBACK_IFINDEX = 1
+RESEND_MARK, COMMAND_MARK, DELIVER_MARK = 0x5EAD1, 0xC0DE2, 0xDE113
+COOKIE_KEY = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
+MTU_BYTES = 1500
+NS_PER_S = 1_000_000_000
+
+_KEY = struct.Struct("=I")
+_HALF_OPEN_BYTES = 24
+_RST_AT_OFFSET = 48  # of rst_at_ns in struct config
+# struct __sk_buff up to gso_size: only mark (at 8) and gso_size (at 176) may be set here
+_CONTEXT = struct.Struct("=8xI164xI12x")
+_NOTE = struct.Struct("=IIIHBB12s")  # struct reply_note: magic seq ack window flags payload options
+_ETH_P_ALL, _PACKET_IGNORE_OUTGOING, _SOL_PACKET = 3, 23, 263
+
+
+class Departure(enum.IntEnum):
+    """What TC egress returns (linux/pkt_cls.h)."""
+
+    SENT = 0xFFFFFFFF
+    DROPPED = 2
+    HELD = 4
+    REDIRECTED = 7
+
+
+class Arrival(enum.Enum):
+    """What became of a frame at XDP."""
+
+    DROPPED = "dropped"
+    PASSED = "passed"
+    """To the host, touched or not."""
+    DELIVERED_AND_ANSWERED = "delivered and answered"
+    ANSWERED = "answered"
+    """The frame itself turns back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """The segment to send beside a delivered datagram."""
+
+    seq: int
+    ack: int
+    window: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A frame that XDP has seen."""
+
+    kind: Arrival
+    frame: bytes
+    note: Note | None
+
+
+def now_ns() -> int:
+    """The programs' clock."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class Plane:
+    """Programs and maps of one build. `reset` makes it as new."""
+
+    def __init__(self, fds: dict[str, int], inside: ThreadPoolExecutor) -> None:
+        """`inside`: its thread is in the namespace."""
+        self.fds = fds
+        self._inside = inside
+        sizes = dict(dataplane._KEY_AND_VALUE_BYTES)
+        sizes["counters"] = (4, 8 * dataplane._possible_cpus())
+        sizes["half_opens"] = (abi.FLOW_KEY.size, _HALF_OPEN_BYTES)
+        self.maps = {name: Map(fds[name], *size) for name, size in sizes.items()}
+        self._ring = Ring(fds["ring"], dataplane.RING_BYTES)
+        self._counted = [0] * len(abi.COUNTERS)
+        self._rules = 0
+
+    def close(self) -> None:
+        self._ring.close()
+        for fd in self.fds.values():
+            os.close(fd)
+
+    # Maps.
+
+    def reset(self, mtu_bytes: int = MTU_BYTES) -> None:
+        """No filter, no connection, nothing counted."""
+        for name in ("conns", "half_opens", "filters"):
+            for key in self.maps[name].all_keys():
+                self.maps[name].delete(key)
+        self._rules = 0
+        self.configure(mtu_bytes)
+        self.events()
+        self.counted()
+
+    def configure(self, mtu_bytes: int = MTU_BYTES, hop_ifindex: int = 0) -> None:
+        """The interface as the programs see it; forgets when the last RST was sent."""
+        config = abi.Config(
+            ifindex=LOOPBACK_IFINDEX,
+            hop_ifindex=hop_ifindex,
+            mtu_bytes=mtu_bytes,
+            flags=0,
+            resend_mark=RESEND_MARK,
+            command_mark=COMMAND_MARK,
+            deliver_mark=DELIVER_MARK,
+            cookie_key=COOKIE_KEY,
+        )
+        self.maps["config"].update(_KEY.pack(0), config.encode())
+
+    def allow_reset(self) -> None:
+        """Forget when a stray segment was last answered."""
+        raw = self.maps["config"].lookup(_KEY.pack(0)) or b""
+        rest = raw[_RST_AT_OFFSET + 8 :]
+        self.maps["config"].update(_KEY.pack(0), raw[:_RST_AT_OFFSET] + bytes(8) + rest)
+
+    def add_filter(self, filter_: Filter) -> int:
+        """The number of its rule."""
+        self._rules += 1
+        self.set_rule(self._rules, filter_.settings)
+        value = abi.encode_filter_value(self._rules, filter_)
+        self.maps["filters"].update(abi.encode_filter_key(filter_), value)
+        return self._rules
+
+    def set_rule(self, number: int, settings: FlowSettings) -> None:
+        self.maps["rules"].update(_KEY.pack(number), abi.encode_rule(settings))
+
+    def entry(self, key: bytes) -> ConnEntry | None:
+        raw = self.maps["conns"].lookup(key)
+        return abi.decode_conn(raw) if raw else None
+
+    def change(self, key: bytes, **changes: object) -> None:
+        """Set fields of an entry: what would take time, or gigabytes, to come about."""
+        entry = self.entry(key)
+        assert entry is not None
+        entry = dataclasses.replace(entry, **changes)  # type: ignore[arg-type]
+        values: list[object] = []
+        for field in dataclasses.fields(entry):
+            value = getattr(entry, field.name)
+            if field.name == "drops":
+                values += value
+            elif field.name == "link_header":
+                values += [value, len(value)]
+            else:
+                values.append(value)
+        self.maps["conns"].update(key, abi._CONN.pack(*values))
+
+    def counted(self) -> dict[str, int]:
+        """What the counters have risen by since the last call."""
+        counts = []
+        for index in range(len(abi.COUNTERS)):
+            raw = self.maps["counters"].lookup(_KEY.pack(index)) or b""
+            counts.append(sum(struct.unpack(f"={len(raw) // 8}Q", raw)))
+        before, self._counted = self._counted, counts
+        rises = zip(abi.COUNTERS, counts, before, strict=True)
+        return {name: now - then for name, now, then in rises if now != then}
+
+    def events(self) -> list[Event]:
+        """What was told since the last call."""
+        return [abi.decode_event(raw) for raw in self._ring.read(1 << 20)]
+
+    # Programs.
+
+    def egress(self, frame: bytes, mark: int = 0, gso_bytes: int = 0) -> ProgramRun:
+        """One frame out; its result is a Departure."""
+        return self._run(compiler.EGRESS, frame, _CONTEXT.pack(mark, gso_bytes))
+
+    def reply(self, frame: bytes, mark: int = 0) -> ProgramRun:
+        """One frame into TC ingress."""
+        return self._run(compiler.REPLY, frame, _CONTEXT.pack(mark, 0))
+
+    def ingress(self, frame: bytes) -> Arrived:
+        """One frame in."""
+        run = self._run(compiler.INGRESS, frame, b"")
+        if run.result == 1:
+            return Arrived(Arrival.DROPPED, run.data, None)
+        assert run.result == 2, f"XDP returned {run.result}"
+        magic, *numbers = _NOTE.unpack_from(run.data.ljust(_NOTE.size, b"\0"))
+        frame = run.data[_NOTE.size :]
+        match magic:
+            case 0x6D6D0001:
+                return Arrived(Arrival.ANSWERED, frame, None)
+            case 0x6D6D0002:
+                return Arrived(Arrival.DELIVERED_AND_ANSWERED, frame, Note(*numbers[:4]))
+            case 0x6D6D0003:  # the frame had no room for the options of a SYN
+                return Arrived(Arrival.ANSWERED, frame + numbers[5], None)
+            case _:
+                return Arrived(Arrival.PASSED, run.data, None)
+
+    def _run(self, program: str, frame: bytes, context: bytes) -> ProgramRun:
+        return self._inside.submit(run_once, self.fds[program], frame, context).result()
+
+    @contextlib.contextmanager
+    def clones(self) -> Iterator[socket.socket]:
+        """A socket that receives what leaves as a clone."""
+
+        def listen() -> socket.socket:
+            packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            packet.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            packet.bind(("lo", _ETH_P_ALL))
+            packet.settimeout(5)
+            return packet
+
+        with self._inside.submit(listen).result() as packet:
+            yield packet
+
+
+def build(inside: ThreadPoolExecutor, link_bytes: int = 14, with_btf: bool = True) -> Plane:
+    """Compile and load. Without BTF every checksum is computed whole, as for unfinished ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not with_btf:
+            patch.setenv("MIMICD_NO_BTF", "1")
+        return Plane(compiler.compile_programs(link_bytes), inside)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is sent before there is a connection arrives in the order it was sent, whoever opens it.
+
+Every round has ports of its own, so each one starts cold.
+"""
+
+import itertools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv6Interface
+from pathlib import Path
+
+import pytest
+
+from tests.netns.disguise import (
+    data_segments,
+    disguised,
+    handshakes,
+    remote_and_local,
+    wire_capture,
+)
+from tests.rig.analysis import Analysis, Report
+from tests.rig.network import Host, Network, routed
+from tests.rig.traffic import Endpoint, burst, exchange, flow
+
+PORT = 51820
+ROUNDS = 50
+BURST = 32
+CROSSINGS = 25
+RACES = 100
+# Not ports that the kernel picks: it may pick one again, whose connection is not cold.
+FRESH_PORTS = itertools.count(20_000)
+FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["B above A", "A above B"])
+def crossing_network(request: pytest.FixtureRequest) -> Iterator[Network]:
+    """A network with a wire; which end has the higher address decides who answers a crossing."""
+    with routed(wire=True) as plain:
+        net = plain if request.param else with_high_addresses_at_a(plain)
+        with both_families(net):
+            yield net
+
+
+@pytest.fixture(scope="module")
+def quick_network() -> Iterator[Network]:
+    with routed() as net, both_families(net):
+        yield net
+
+
+@contextmanager
+def both_families(net: Network) -> Iterator[None]:
+    """The data path at both ends, for the flows to one port of B."""
+    pairs = [remote_and_local(net, family, PORT) for family in (4, 6)]
+    with disguised(net, [pair[0] for pair in pairs], [pair[1] for pair in pairs]):
+        yield
+
+
+def with_high_addresses_at_a(net: Network) -> Network:
+    """The same network, but A talks from addresses that are above those of B."""
+    ipv4, ipv6 = IPv4Interface("203.0.113.2/32"), IPv6Interface("2001:db8:c::2/128")
+    towards_a = ("via", str(net.a.ipv4.ip)), ("via", str(net.a.ipv6.ip))
+    for address, via in zip((ipv4, ipv6), towards_a, strict=True):
+        net.a.namespace.run("ip", "address", "add", str(address), "dev", net.a.interface)
+        net.router.namespace.run("ip", "route", "add", str(address), *via)
+    return replace(net, a=replace(net.a, ipv4=ipv4, ipv6=ipv6))
+
+
+@FAMILIES
+def test_32_datagrams_back_to_back_on_a_cold_connection_arrive_in_order_50_times_of_50(
+    quick_network: Network, family: int, tmp_path: Path
+) -> None:
+    net = quick_network
+    ends = []
+    with wire_capture(net, tmp_path / "wire.pcap") as capture:
+        for number in range(ROUNDS):
+            with flow(net.a, net.b, family, next(FRESH_PORTS), PORT) as (a, b):
+                # From tiny to as much as the window of a SYN lets through at once.
+                verdict = burst(a, b, BURST, datagram_bytes=8 + number * 28, seed=number)
+                assert verdict.clean, f"round {number}: {verdict}"
+                assert verdict.received == BURST
+                ends.append((a.text, b.text))
+        analysis = capture.analysis()
+    assert net.router.firewall.invalid() == 0
+    for pair in ends:
+        report = analysis.flow(*pair)
+        assert report.faults() == []
+        assert handshakes(report) == ["S", "SA"]
+        assert data_segments(report) == BURST
+
+
+@FAMILIES
+def test_what_follows_a_cold_burst_does_not_overtake_it(
+    quick_network: Network, family: int
+) -> None:
+    net = quick_network
+    for number in range(ROUNDS):
+        with flow(net.a, net.b, family, next(FRESH_PORTS), PORT) as (a, b):
+            # More than are held: sending goes on while user space hands back the first ones.
+            to_b, to_a = exchange(a, b, [100] * 300, seed=number, both=False)
+            assert to_b.clean, f"round {number}: {to_b}"
+            assert to_b.received == 300
+            to_b, to_a = exchange(a, b, [100] * 50, seed=number)
+            assert (to_b.clean, to_a.clean) == (True, True)
+    assert net.router.firewall.invalid() == 0
+
+
+@FAMILIES
+def test_syns_that_cross_make_one_connection_that_carries_both_ways(
+    crossing_network: Network, family: int, tmp_path: Path
+) -> None:
+    net = crossing_network
+    ends = []
+    with wire_capture(net, tmp_path / "wire.pcap") as capture:
+        for number in range(CROSSINGS):
+            with flow(net.a, net.b, family, next(FRESH_PORTS), PORT) as (a, b):
+                with standing_still(net):
+                    for source in (a, b):
+                        for ordinal in range(BURST):
+                            source.socket.send(b"%d of %s" % (ordinal, source.text.encode()))
+                await_burst(a, b)
+                await_burst(b, a)
+                after = exchange(a, b, [100] * 20, seed=number)
+                assert after[0].clean, f"round {number}: {after[0]}"
+                assert after[1].clean, f"round {number}: {after[1]}"
+                ends.append((a.text, b.text))
+        analysis = capture.analysis()
+    assert net.router.firewall.invalid() == 0
+    assert net.wire.lost() == 0
+    for pair in ends:
+        assert_crossed(analysis, *pair, answerer=lower(net, *pair, family))
+
+
+@FAMILIES
+def test_first_datagrams_sent_at_the_same_moment_always_arrive(
+    quick_network: Network, family: int, tmp_path: Path
+) -> None:
+    """However the two openings interleave: here nothing but the machine decides."""
+    net = quick_network
+    ends = []
+    with wire_capture(net, tmp_path / "wire.pcap") as capture:
+        for _ in range(RACES):
+            with flow(net.a, net.b, family, next(FRESH_PORTS), PORT) as (a, b):
+                send_at_once(a, b)
+                await_datagrams(a, [b"from " + b.text.encode()])
+                await_datagrams(b, [b"from " + a.text.encode()])
+                ends.append((a.text, b.text))
+        analysis = capture.analysis()
+    assert net.router.firewall.invalid() == 0
+    for pair in ends:
+        report = without_crossing_answer(analysis.flow(*pair))
+        assert report.faults() == []
+        assert data_segments(report) == 2
+
+
+@contextmanager
+def standing_still(net: Network) -> Iterator[None]:
+    """Whatever B sends or should get waits in the wire meanwhile."""
+    go_on = threading.Event()
+
+    def wait(_frame: bytes) -> bool:
+        go_on.wait(10)
+        return False
+
+    net.wire.to_b.drop((), wait)
+    net.wire.to_a.drop((), wait)
+    try:
+        yield
+    finally:
+        go_on.set()
+        net.wire.to_b.clear()
+        net.wire.to_a.clear()
+
+
+def assert_crossed(analysis: Analysis, end_a: str, end_b: str, answerer: str) -> None:
+    """Both ends sent a SYN before either heard of the other's, and one of them answered."""
+    report = analysis.flow(end_a, end_b)
+    opening = [(packet.source, packet.flag_letters) for packet in report.packets[:4]]
+    (other,) = {end_a, end_b} - {answerer}
+    assert sorted(opening[:2]) == sorted([(end_a, "S"), (end_b, "S")])
+    assert opening[2:] == [(answerer, "SA"), (other, "A")]
+    assert without_crossing_answer(report).faults() == []
+    assert data_segments(report) == 2 * BURST + 40
+
+
+def without_crossing_answer(report: Report) -> Report:
+    """Less the SYN+ACK of an end whose own SYN it repeats (RFC 9293 figure 8).
+
+    tshark calls that one a retransmission, which to a firewall it is not.
+    """
+    opened: set[str] = set()
+    rest = []
+    for packet in report.packets:
+        if packet.flag_letters == "SA" and packet.source in opened:
+            assert (packet.bad_checksums, packet.judgements) == ((), ("retransmission",))
+            continue
+        opened |= {packet.source} if packet.flag_letters == "S" else set()
+        rest.append(packet)
+    return Report(tuple(rest))
+
+
+def await_burst(source: Endpoint, target: Endpoint) -> None:
+    expected = [b"%d of %s" % (ordinal, source.text.encode()) for ordinal in range(BURST)]
+    await_datagrams(target, expected)
+
+
+def await_datagrams(target: Endpoint, expected: list[bytes]) -> None:
+    """The next datagrams at the target are these, in this order."""
+    target.socket.settimeout(5)
+    came = [target.socket.recv(2000) for _ in expected]
+    target.socket.setblocking(False)
+    assert came == expected
+
+
+def send_at_once(a: Endpoint, b: Endpoint) -> None:
+    barrier = threading.Barrier(2)
+
+    def send(source: Endpoint) -> None:
+        barrier.wait(5)
+        source.socket.send(b"from " + source.text.encode())
+
+    threads = [threading.Thread(target=send, args=(end,)) for end in (a, b)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def lower(net: Network, end_a: str, end_b: str, family: int) -> str:
+    """The end with the numerically lower address: it answers a crossing SYN."""
+
+    def packed(host: Host) -> bytes:
+        return (host.ipv4 if family == 4 else host.ipv6).packed
+
+    return end_a if packed(net.a) < packed(net.b) else end_b
