@@ -115,7 +115,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
     ),
     Setting(
         key="xdp_mode",
-        parse=values.choice_of("auto", "skb", "native"),
+        parse=values.choice_of("auto", "skb", "native", "none"),
         format=str,
         default=_DEFAULT.xdp_mode,
         flags=(Flag("-x", "--xdp-mode", "how XDP is attached: auto, skb or native"),),
