@@ -89,7 +89,7 @@ enum conn_flag {
 	KEEPALIVE_OUT = 4,  /* a keepalive waits for its answer */
 	CROSSED = 8,        /* the peer's SYN met ours; its ISN is known */
 	RETRIED = 16,       /* a RST already made us send a second SYN */
-	CROSS_WITH_ACK = 32 /* the peer answered our crossing SYN+ACK by RST */
+	CROSS_SILENTLY = 32 /* the peer answered our crossing SYN+ACK by RST: no more of those */
 };
 
 /* Drops that `show` reports per connection, in this order. */

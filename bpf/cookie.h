@@ -81,7 +81,8 @@ static __always_inline __u32 cookie_epoch(__u64 now_ns, int check, __u32 isn)
 static __always_inline int cookie_matches(__u32 base, __u32 isn, __u8 *wscale)
 {
 	*wscale = (base ^ isn) & 0xf;
-	return !((base ^ isn) & ~0xfU);
+	/* a SYN's scale counts as 14 at most, so that no cookie of ours says 15 */
+	return !((base ^ isn) & ~0xfU) && *wscale != 15;
 }
 
 #endif

@@ -80,7 +80,7 @@ static __always_inline int options_move(struct __sk_buff *skb, const struct pack
 	if (!length)
 		return 0;
 	barrier_var(length);
-	length = ((length - 1) & 0xff) + 1;
+	length = ((length - 1) & 0x1ff) + 1;
 	if (store)
 		return bpf_skb_store_bytes(skb, ip_base(p), buffer, length, 0);
 	return bpf_skb_load_bytes(skb, ip_base(p), buffer, length);

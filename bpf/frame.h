@@ -29,6 +29,11 @@ static __always_inline __u32 frame_size(frame *f)
 	return f->len;
 }
 
+static __always_inline __u32 frame_total(frame *f)
+{
+	return f->len;
+}
+
 static __always_inline int frame_resize(frame *f, __u32 size)
 {
 	return f->len == size ? 0 : bpf_skb_change_tail(f, size, 0);
@@ -55,6 +60,11 @@ static __always_inline int frame_store(frame *f, __u32 at, void *from, __u32 len
 static __always_inline __u32 frame_size(frame *f)
 {
 	return f->data_end - f->data;
+}
+
+static __always_inline __u32 frame_total(frame *f)
+{
+	return bpf_xdp_get_buff_len(f);
 }
 
 static __always_inline int frame_resize(frame *f, __u32 size)

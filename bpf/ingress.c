@@ -8,12 +8,6 @@
 #define RST_INTERVAL_NS (10 * NS_PER_MS)
 #define CONTROL_CHECKED_MAX 2048
 
-static __always_inline int receive_dropped(u32 why)
-{
-	count(why);
-	return FRAME_DROP;
-}
-
 /* A control segment changes state, so its checksum is verified here; data is left to UDP. */
 static __always_inline int control_is_intact(frame *f, const struct packet *p,
 					     struct receive_buffer *b)
@@ -52,8 +46,12 @@ static __always_inline int reply(frame *f, const struct packet *p, const struct 
 	u64 size = length;
 
 	control_encode(&bytes, c, p->dest, p->source, p->addresses, mss_of(cfg->mtu, p->v6), wscale);
-	if (frame_resize(f, base + length))
-		return receive_dropped(DROP_RX_REWRITE);
+	/* native XDP on veth may have no tail for the options of a SYN: they are appended later */
+	if (frame_resize(f, base + length)) {
+		if (length != TCP_HEADER + SYN_OPTIONS || frame_resize(f, base + TCP_HEADER))
+			return receive_dropped(DROP_RX_REWRITE);
+		size = TCP_HEADER;
+	}
 #if L2_LEN
 	{
 		u64 l2_size = p->l3;
@@ -87,7 +85,7 @@ static __always_inline int reply(frame *f, const struct packet *p, const struct 
 	size &= 63;
 	if (size < TCP_HEADER || size > sizeof(bytes) || frame_store(f, base, &bytes, size))
 		return receive_dropped(DROP_RX_REWRITE);
-	return frame_send_back(f, cfg);
+	return frame_send_back(f, cfg, bytes.rest, size != length);
 }
 
 /* Length and protocol of the IP header follow the UDP header. */
@@ -328,7 +326,8 @@ static __always_inline int receive(frame *f)
 	if (p->l4_len < TCP_HEADER || frame_load(f, p->l4, tcp, sizeof(*tcp)))
 		return receive_dropped(DROP_RX_MALFORMED);
 	if (tcp->offset >> 4 < 5 || p->l4_len < (tcp->offset >> 4) * 4 ||
-	    frame_size(f) < p->l4 + (tcp->offset >> 4) * 4)
+	    frame_size(f) < p->l4 + (tcp->offset >> 4) * 4 ||
+	    frame_total(f) < p->l4 + p->l4_len)
 		return receive_dropped(DROP_RX_MALFORMED);
 	if (p->l4_len > DATAGRAM_MAX + 64)
 		return receive_dropped(DROP_RX_TOO_BIG);

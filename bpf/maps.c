@@ -47,7 +47,7 @@ struct send_buffer {
 	__u8 conn_template[sizeof(struct conn)];
 	__u8 segment[COPY_BYTES];
 	__u8 head[64];
-	__u8 options[HEADERS_MAX];
+	__u8 options[512]; /* HEADERS_MAX rounded up, for options_move() */
 };
 
 struct receive_buffer {

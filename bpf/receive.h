@@ -61,7 +61,7 @@ static __always_inline void receive_syn(const struct segment *s, struct receive_
 /* The RST frame itself becomes the new SYN: a restarted side met the other's old connection. */
 static __always_inline void reopen(struct conn *c, struct receive_verdict *v, __u32 random, __u64 now)
 {
-	__u8 keep = c->flags & CROSS_WITH_ACK;
+	__u8 keep = c->flags & CROSS_SILENTLY;
 
 	conn_open(c, random, now);
 	c->flags = keep | RETRIED;
@@ -83,8 +83,8 @@ static __always_inline void receive_reset(struct conn *c, const struct segment *
 	}
 	v->counter = COUNT_RX_RST;
 	c->last_rx_ns = now;
-	if (c->state == SYN_RECEIVED && c->flags & CROSSED)
-		c->flags |= CROSS_WITH_ACK;
+	if (c->state != SYN_SENT && c->flags & CROSSED)
+		c->flags |= CROSS_SILENTLY;
 	if (c->state != ESTABLISHED && c->role == INITIATOR && !(c->flags & RETRIED)) {
 		reopen(c, v, random, now);
 		return;
@@ -96,7 +96,7 @@ static __always_inline void receive_reset(struct conn *c, const struct segment *
 static __always_inline void receive_fin(struct conn *c, const struct segment *s,
 					struct receive_verdict *v, const struct rule *rule, __u64 now)
 {
-	if (c->state != ESTABLISHED || s->seq - c->ack >= window_full(rule)) {
+	if (c->state < SYN_RECEIVED || s->seq - c->ack >= window_full(rule)) {
 		receive_drop(c, v, DROP_RX_UNEXPECTED);
 		return;
 	}
@@ -109,7 +109,7 @@ static __always_inline void receive_fin(struct conn *c, const struct segment *s,
 
 /* RFC 9293 section 3.5, figure 8, but only one end answers: a stateful firewall follows that. */
 static __always_inline void receive_crossing(struct conn *c, const struct segment *s,
-					     struct receive_verdict *v, const struct rule *rule)
+					     struct receive_verdict *v)
 {
 	v->counter = COUNT_RX_SYN;
 	c->peer_isn = s->seq;
@@ -117,12 +117,8 @@ static __always_inline void receive_crossing(struct conn *c, const struct segmen
 	c->peer_wscale = s->wscale;
 	c->peer_mss = s->mss;
 	c->flags |= CROSSED;
-	if (s->we_are_higher)
+	if (s->we_are_higher || c->flags & CROSS_SILENTLY)
 		return;
-	if (c->flags & CROSS_WITH_ACK) {
-		answer(v, TCP_ACK, c->seq, c->ack, window_field(rule, window_full(rule)));
-		return;
-	}
 	c->state = SYN_RECEIVED;
 	answer(v, TCP_SYN | TCP_ACK, c->isn, c->ack, WINDOW_OF_SYN);
 }
@@ -162,7 +158,7 @@ static __always_inline void receive_syn_any(struct conn *c, const struct segment
 	if (!with_ack) {
 		c->last_rx_ns = now;
 		if (c->state == SYN_SENT) {
-			receive_crossing(c, s, v, rule);
+			receive_crossing(c, s, v);
 			return;
 		}
 		c->peer_isn = s->seq;
@@ -224,6 +220,7 @@ static __always_inline void receive_data(struct conn *c, const struct segment *s
 	}
 	v->counter = COUNT_RX_DATA;
 	v->deliver = 1;
+	c->flags &= ~CROSSED;
 	c->last_active_ns = now;
 	c->ack = s->seq + s->length;
 	c->rx_packets++;
@@ -279,8 +276,18 @@ static __always_inline void receive_ack(struct conn *c, const struct segment *s,
 					struct receive_verdict *v, const struct rule *rule,
 					const struct half_open *hint, __u32 random, __u64 now)
 {
-	if (c->state != ESTABLISHED && c->state != IDLE && s->ack == c->seq &&
-	    (c->state == SYN_RECEIVED || c->flags & CROSSED)) {
+	if (c->state == SYN_SENT && c->flags & CROSSED && s->ack == c->seq) {
+		/*
+		 * mimic answers a crossing SYN by ACK. Our ACK would make that a handshake for
+		 * the two ends, but not for a stateful firewall; the SYN again, which mimic
+		 * answers by SYN+ACK, does for all.
+		 */
+		v->counter = COUNT_RX_ACK;
+		c->last_rx_ns = now;
+		answer(v, TCP_SYN, c->isn, 0, WINDOW_OF_SYN);
+		return;
+	}
+	if (c->state == SYN_RECEIVED && s->ack == c->seq) {
 		c->peer_window = (__u32)s->window << c->peer_wscale;
 		established(c, v, rule, now);
 	} else if (s->proves && (c->state != ESTABLISHED || s->ack != c->isn + 1)) {

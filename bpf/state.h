@@ -87,7 +87,7 @@ static __always_inline void conn_reset(struct conn *c, enum reason why, __u64 no
 		c->cooldown_step = 0;
 	c->drops[CONN_DROP_LOST] += c->held - c->resent;
 	c->state = IDLE;
-	c->flags &= CROSS_WITH_ACK;
+	c->flags &= CROSS_SILENTLY;
 	c->held = c->resent = 0;
 	c->reset_ns = c->state_since_ns = now;
 	c->last_reset = why;
@@ -111,16 +111,17 @@ static __always_inline void conn_open(struct conn *c, __u32 random, __u64 now)
 
 static __always_inline void conn_establish(struct conn *c, const struct rule *rule, __u64 now)
 {
+	/* Until the peer sends data, a RST may still be mimic's answer to our crossing SYN+ACK. */
+	c->flags = c->state == SYN_RECEIVED ? c->flags & CROSSED : 0;
 	c->state = ESTABLISHED;
 	c->state_since_ns = c->last_rx_ns = c->last_active_ns = now;
 	c->window = window_full(rule);
 	c->cooldown_step = 0;
 	c->last_reset = REASON_NONE;
-	c->flags = 0;
 	c->last_probe_ns = 0;
 	c->syn_answered_ns = 0;
 	if (c->held != c->resent) {
-		c->flags = DRAINING;
+		c->flags |= DRAINING;
 		c->drain_until_ns = now + DRAIN_LIMIT_NS;
 	}
 }

@@ -4,7 +4,8 @@
  * Here an answer is sent at once, and nothing has to be noted.
  */
 
-static __always_inline int frame_send_back(frame *f, const struct config *cfg)
+static __always_inline int frame_send_back(frame *f, const struct config *cfg, const u8 *options,
+					   int missing)
 {
 	return bpf_redirect(cfg->ifindex, 0);
 }

@@ -55,3 +55,9 @@ static __always_inline int deliver_and_reply(struct __sk_buff *skb, const struct
 		return drop(DROP_REWRITE);
 	return bpf_redirect(cfg->ifindex, 0);
 }
+
+static __always_inline int receive_dropped(u32 why)
+{
+	count(why);
+	return FRAME_DROP;
+}

@@ -8,9 +8,11 @@
 struct reply_note {
 	u32 magic;
 	struct control control; /* NOTE_DELIVER_AND_REPLY: the segment to send */
+	u8 options[SYN_OPTIONS]; /* NOTE_APPEND_AND_REPLY: what the frame has to end with */
 };
 #define NOTE_REPLY 0x6d6d0001
 #define NOTE_DELIVER_AND_REPLY 0x6d6d0002
+#define NOTE_APPEND_AND_REPLY 0x6d6d0003
 
 static __always_inline struct reply_note *note_make(frame *f, u32 magic)
 {
@@ -28,10 +30,17 @@ static __always_inline struct reply_note *note_make(frame *f, u32 magic)
 	return note;
 }
 
-static __always_inline int frame_send_back(frame *f, const struct config *cfg)
+/* `missing`: the options of a SYN did not fit the frame. */
+static __always_inline int frame_send_back(frame *f, const struct config *cfg, const u8 *options,
+					   int missing)
 {
-	/* a driver without metadata may still have a working XDP_TX */
-	return note_make(f, NOTE_REPLY) ? XDP_PASS : XDP_TX;
+	struct reply_note *note = note_make(f, missing ? NOTE_APPEND_AND_REPLY : NOTE_REPLY);
+
+	if (!note) /* a driver without metadata may still have a working XDP_TX */
+		return missing ? receive_dropped(DROP_RX_REWRITE) : XDP_TX;
+	if (missing)
+		__builtin_memcpy(note->options, options, SYN_OPTIONS);
+	return XDP_PASS;
 }
 
 /* Without a note the datagram still arrives; the next segment restores the window. */
@@ -72,6 +81,8 @@ int mimic_reply(struct __sk_buff *skb)
 	struct config *cfg = config_get();
 	struct reply_note *note = (void *)(long)skb->data_meta;
 	void *data = (void *)(long)skb->data;
+	u8 options[SYN_OPTIONS];
+	u32 length = skb->len;
 	struct control c;
 
 	if (!cfg)
@@ -84,6 +95,13 @@ int mimic_reply(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (note->magic == NOTE_REPLY)
 		return bpf_redirect(cfg->ifindex, 0);
+	if (note->magic == NOTE_APPEND_AND_REPLY) {
+		__builtin_memcpy(options, note->options, SYN_OPTIONS);
+		if (bpf_skb_change_tail(skb, length + SYN_OPTIONS, 0) ||
+		    bpf_skb_store_bytes(skb, length, options, SYN_OPTIONS, 0))
+			return drop(DROP_REWRITE);
+		return bpf_redirect(cfg->ifindex, 0);
+	}
 	if (note->magic != NOTE_DELIVER_AND_REPLY)
 		return TC_ACT_UNSPEC;
 	c = note->control;

@@ -25,15 +25,14 @@ async def resolve(
     loop: asyncio.AbstractEventLoop, address: Address, kind: int = socket.SOCK_STREAM
 ) -> list[AddressInfo]:
     """The addresses of a host, families alternating. Raises ConnectError."""
-    flags = socket.AI_NUMERICHOST if is_numeric(address.host) else socket.AI_ADDRCONFIG
+    numeric = is_numeric(address.host)
     try:
-        if flags == socket.AI_NUMERICHOST:  # no lookup, so no thread
+        if numeric:  # no lookup, so no thread
             found: Iterable[Any] = socket.getaddrinfo(
-                address.host, address.port, type=kind, flags=flags
+                address.host, address.port, type=kind, flags=socket.AI_NUMERICHOST
             )
         else:
-            found = await loop.getaddrinfo(address.host, address.port, type=kind, flags=flags)
-            found = found or []
+            found = await loop.getaddrinfo(address.host, address.port, type=kind)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
         raise ConnectError(f"{address.host} has no address: {reason}") from None
@@ -59,7 +58,7 @@ async def connect(
             infos = await resolve(loop, address)
             if len(infos) == 1:
                 return await _attempt(loop, infos[0])
-            return await _race(loop, infos)
+            return await race(loop, infos)
     except TimeoutError:
         raise ConnectError(
             f"{address} cannot be reached: no answer within {timeout_s:g} s"
@@ -79,10 +78,11 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
 
 
-async def _race(
-    loop: asyncio.AbstractEventLoop, infos: list[AddressInfo]
-) -> socket.socket:
-    """The first of several attempts to succeed, begun ATTEMPT_DELAY_S apart or on a failure."""
+async def race(loop: asyncio.AbstractEventLoop, infos: list[AddressInfo]) -> socket.socket:
+    """The first of several attempts to succeed, begun ATTEMPT_DELAY_S apart or on a failure.
+
+    Raises OSError, the first failure, when all have failed.
+    """
     waiting = iter(infos)
     attempts: set[asyncio.Task[socket.socket]] = set()
     failure: OSError | None = None

@@ -23,6 +23,8 @@ from kaminari.tunnel import StreamTunnel
 
 logger = logging.getLogger("kaminari")
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class Service:
     """Everything that can be refused is refused here, before the first connection."""
@@ -72,7 +74,7 @@ class Service:
 
         with contextlib.ExitStack() as undo:
             undo.callback(poller.close)
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOP_SIGNALS:
                 loop.add_signal_handler(number, on_stop)
             loop.add_signal_handler(signal.SIGHUP, self._reload)
             if supervisor or self.plugin:
@@ -91,6 +93,9 @@ class Service:
             killed.cancel()
             stopping.cancel()
             await asyncio.gather(stopping, killed, return_exceptions=True)
+            for number in STOP_SIGNALS:  # one more of them must not spoil the exit code now
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
         return 0
 
     def _reload(self) -> None:

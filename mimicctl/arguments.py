@@ -20,6 +20,7 @@ PROGRAM = "mimicctl"
 _FILE_KEY = "file"
 _HELP_WIDTH = 79
 _OPTION_WIDTH = 30
+_COMMAND_WIDTH = 12
 
 
 class UsageError(MimicError):
@@ -50,6 +51,8 @@ class Command:
     interface: str
     """ "needed", "optional" or ""."""
     options: tuple[Option, ...]
+    details: str = ""
+    """More about it for its own help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +119,11 @@ COMMANDS = (
     Command("list", "list the running interfaces", "", (_JSON, *_COMMON)),
     Command(
         "reload",
-        "apply changed settings; without any, those of /etc/mimic/<interface>.conf",
+        "apply changed settings to what runs",
         "optional",
         (*_SETTING_OPTIONS, *_COMMON),
+        "Without settings it reads /etc/mimic/<interface>.conf, without an interface that of every"
+        " running one that has such a file.",
     ),
     Command("monitor", "print what happens until Ctrl-C", "optional", (_JSON, *_COMMON)),
 )
@@ -216,11 +221,11 @@ def help_text(command: Command | None) -> str:
     """The help of one command, of the whole program for None."""
     if command is None:
         lines = [usage_line(None), "Asks mimicd, which sends chosen UDP flows as TCP.", ""]
-        lines += [f"  {one.name:<{_OPTION_WIDTH - 2}}{one.summary}" for one in COMMANDS]
+        lines += [f"  {one.name:<{_COMMAND_WIDTH}}{one.summary}" for one in COMMANDS]
         lines += ["", *_option_lines(_COMMON), "", f"{PROGRAM} COMMAND --help tells more."]
     else:
-        summary = command.summary[0].upper() + command.summary[1:] + "."
-        lines = [usage_line(command), *textwrap.wrap(summary, _HELP_WIDTH), ""]
+        text = f"{command.summary[0].upper()}{command.summary[1:]}. {command.details}"
+        lines = [usage_line(command), *textwrap.wrap(text, _HELP_WIDTH), ""]
         lines += _option_lines(command.options)
     return "\n".join(lines) + "\n"
 

@@ -170,6 +170,7 @@ class Commands:
     async def _monitor(self, client: Client) -> None:
         await client.follow(self._request.interface)
         await client.ping()
+        self._output.talk("watching mimicd, Ctrl-C ends it")
         while True:
             event = await client.next_event()
             match event.kind:

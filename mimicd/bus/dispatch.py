@@ -17,15 +17,10 @@ from dbus_next.constants import MessageFlag
 from dbus_next.message import Message
 
 from mimicd.bus import names
-from mimicd.bus.connection import (
-    MESSAGE_LIMIT_BYTES,
-    Connection,
-    PackedMessage,
-    ReplyError,
-    wants_reply,
-)
+from mimicd.bus.connection import Connection, PackedMessage, ReplyError, wants_reply
 from mimicd.bus.encode import clean_text, encode_method_return
 from mimicd.bus.objects import Call, Handler, Objects, PackedBody, resolve
+from mimicd.bus.transport import MESSAGE_LIMIT_BYTES
 from mimicd.core.errors import FailedError, MimicError
 
 log = logging.getLogger(__name__)

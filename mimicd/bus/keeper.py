@@ -43,7 +43,7 @@ class BusKeeper:
 
     @property
     def bound_interfaces(self) -> tuple[str, ...]:
-        """What a successor should be given as `bound`."""
+        """What a successor should be given as `bound`; to be read before `close`."""
         return self._bindings.interfaces
 
     @property

@@ -6,11 +6,10 @@ Pure, and free of any D-Bus library: the client shares it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
-from mimicd.core.errors import ERROR_PREFIX
-
-__all__ = ["ERROR_PREFIX"]  # re-exported: the other half of every error name
+from mimicd.core.errors import ERROR_PREFIX as ERROR_PREFIX
 
 BUS_NAME = "org.mimicd1"
 ROOT_PATH = "/org/mimicd1"
@@ -85,6 +84,9 @@ _SYSTEM_BUS_PATHS = ("/run/dbus/system_bus_socket", "/var/run/dbus/system_bus_so
 ADDRESS_VARIABLE = "DBUS_SYSTEM_BUS_ADDRESS"
 
 
+_ESCAPED = re.compile(rb"_([0-9a-f]{2})")
+
+
 def bus_address(given: str | None, environ: Mapping[str, str]) -> str:
     """The bus to use: the one given, else DBUS_SYSTEM_BUS_ADDRESS, else the system bus."""
     return given or environ.get(ADDRESS_VARIABLE) or SYSTEM_BUS_ADDRESS
@@ -119,18 +121,10 @@ def unescape_element(element: str) -> str:
     """The inverse of `escape_element`. Raises ValueError for what it cannot have made."""
     if element == "_":
         return ""
-    raw = bytearray()
-    rest = element
-    while rest:
-        if rest[0] == "_":
-            raw += bytes.fromhex(rest[1:3])
-            rest = rest[3:]
-        else:
-            raw += rest[0].encode()
-            rest = rest[1:]
+    raw = _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), element.encode())
     name = raw.decode("utf-8", "surrogateescape")
     if escape_element(name) != element:
-        raise ValueError(f"{element!r} is not an escaped name")
+        raise ValueError("not an escaped name")
     return name
 
 

@@ -185,7 +185,7 @@ class ConnFlag(enum.IntFlag):
     KEEPALIVE_OUT = 4
     CROSSED = 8
     RETRIED = 16
-    CROSS_WITH_ACK = 32
+    CROSS_SILENTLY = 32
 
 
 # struct conn, without its lock: rule, 9 times, 4 totals, 10 words, drops, bytes, link header

@@ -75,6 +75,8 @@ class Map:
         self._attr = struct.pack(
             "=IIQQ", fd, 0, ctypes.addressof(self._key), ctypes.addressof(self._value)
         )
+        # whatever a command does not read must be zero, or it is EINVAL
+        self._delete_attr = struct.pack("=IIQ", fd, 0, ctypes.addressof(self._key))
 
     def lookup(self, key: bytes) -> bytes | None:
         """The value, or None."""
@@ -95,7 +97,7 @@ class Map:
         """Whether there was such a key."""
         self._key.raw = key
         try:
-            _bpf(_Command.MAP_DELETE_ELEM, self._attr)
+            _bpf(_Command.MAP_DELETE_ELEM, self._delete_attr)
         except FileNotFoundError:
             return False
         return True

@@ -33,8 +33,6 @@ _KEY_AND_VALUE_BYTES = {
 }
 RING_BYTES = 4 << 20
 _XDP_PIN = "xdp_link"
-# Native XDP on veth copies every frame into one with headroom of its own.
-_RECEIVES_BETTER_ON_TC = {"veth"}
 _LINK_BYTES = {"eth": 14, "none": 0}
 
 
@@ -72,8 +70,6 @@ class DataPlane:
         `xdp_mode`: "auto", "native", "skb" or "none". Raises MissingDependencyError or
         AttachError.
         """
-        if xdp_mode == "auto" and link.kind in _RECEIVES_BETTER_ON_TC:
-            xdp_mode = "none"
         if xdp_mode != "none" and link.xdp_program_id:
             raise _xdp_busy(link)
         fds = await asyncio.to_thread(
@@ -262,7 +258,7 @@ def _xdp_busy(link: Link) -> XdpBusyError:
         f"{link.name} has an XDP program of somebody else"
         + (f": {name or 'unnamed'} (id {number})" if number else ""),
         f"`ip link show {link.name}` names it; `ip link set {link.name} xdp off` removes it, "
-        "if it is not needed",
+        "if it is not needed; --xdp-mode none does without XDP",
     )
 
 

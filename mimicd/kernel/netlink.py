@@ -46,8 +46,6 @@ class Link:
     is_up: bool
     hardware_type: int
     """ARPHRD_*."""
-    kind: str
-    """Of a virtual interface: "veth", "bridge"; else ""."""
     xdp_program_id: int
     """0: no XDP program is attached."""
 
@@ -100,14 +98,12 @@ class Netlink:
             raise _no_such(which, None)
         message = messages[0]
         xdp = message.get_attr("IFLA_XDP")
-        info = message.get_attr("IFLA_LINKINFO")
         return Link(
             name=message.get_attr("IFLA_IFNAME"),
             ifindex=message["index"],
             mtu_bytes=message.get_attr("IFLA_MTU"),
             is_up=bool(message["flags"] & _IFF_UP),
             hardware_type=message["ifi_type"],
-            kind=(info.get_attr("IFLA_INFO_KIND") or "") if info else "",
             xdp_program_id=(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0,
         )
 

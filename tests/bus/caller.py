@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import uvloop
 from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import MessageFlag, MessageType
 from dbus_next.message import Message
@@ -30,14 +31,18 @@ WITHIN_S = 10.0
 TEST_WITHIN_S = 60.0
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """One asynchronous test, which may not hang."""
+def run(
+    work: Coroutine[Any, Any, T],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+) -> T:
+    """One asynchronous test, which may not hang, on the event loop that the daemon has."""
 
     async def bounded() -> T:
         async with asyncio.timeout(TEST_WITHIN_S):
             return await work
 
-    return asyncio.run(bounded())
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(bounded())
 
 
 async def until(condition: Callable[[], object], what: str, within_s: float = WITHIN_S) -> None:

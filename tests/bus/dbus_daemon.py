@@ -22,15 +22,35 @@ _CONFIGURATION = """\
   <listen>unix:path={socket}</listen>
   <auth>EXTERNAL</auth>
   <servicedir>{services}</servicedir>
-  <policy context="default">
-    <allow user="*"/>
-    <{own} own="*"/>
-    <allow send_destination="*"/>
-    <allow receive_sender="*"/>
-  </policy>
-  {more}
+  {policy}
 </busconfig>
 """
+
+OPEN_POLICY = """\
+<policy context="default">
+  <allow user="*"/>
+  <allow own="*"/>
+  <allow send_destination="*"/>
+  <allow receive_sender="*"/>
+</policy>
+"""
+
+SYSTEM_POLICY = """\
+<policy context="default">
+  <allow user="*"/>
+  <deny own="*"/>
+  <deny send_type="method_call"/>
+  <allow send_type="signal"/>
+  <allow send_requested_reply="true" send_type="method_return"/>
+  <allow send_requested_reply="true" send_type="error"/>
+  <allow receive_type="method_call"/>
+  <allow receive_type="method_return"/>
+  <allow receive_type="error"/>
+  <allow receive_type="signal"/>
+  <allow send_destination="org.freedesktop.DBus"/>
+</policy>
+"""
+"""As the system bus has it: nothing is allowed that no policy file allows."""
 
 
 @dataclass
@@ -38,9 +58,8 @@ class PrivateBus:
     """A dbus-daemon; `address` is what --address takes."""
 
     folder: Path
-    may_own: bool = True
-    more: str = ""
-    """Further elements of its configuration."""
+    policy: str = OPEN_POLICY
+    """Elements of its configuration."""
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -60,8 +79,7 @@ class PrivateBus:
             _CONFIGURATION.format(
                 socket=self.path,
                 services=services,
-                own="allow" if self.may_own else "deny",
-                more=self.more,
+                policy=self.policy,
             )
         )
         self.path.unlink(missing_ok=True)
@@ -106,10 +124,10 @@ class PrivateBus:
 
 
 @contextlib.contextmanager
-def private_bus(may_own: bool = True, more: str = "") -> Iterator[PrivateBus]:
+def private_bus(policy: str = OPEN_POLICY) -> Iterator[PrivateBus]:
     with scratch_folder() as folder:
         folder.chmod(0o755)
-        bus = PrivateBus(folder, may_own, more).start()
+        bus = PrivateBus(folder, policy).start()
         try:
             yield bus
         finally:

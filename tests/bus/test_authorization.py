@@ -87,13 +87,11 @@ async def run_as_nobody(
 ) -> tuple[str | None, str, str, list[str]]:
     """Run eth0 as user nobody: error name, text or result, unique name, interfaces after it."""
     process = await asyncio.create_subprocess_exec(
+        *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"),
         *(sys.executable, "-B", "-c", _RUN_AS_SOMEBODY, str(bus.folder), str(flags.value)),
         cwd=ROOT,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=(),
     )
     try:
         out, _ = await process.communicate()

@@ -11,7 +11,7 @@ import pytest
 from mimicd.bus.keeper import BusKeeper
 from mimicd.core.errors import BusError
 from tests.bus.caller import run, serving
-from tests.bus.dbus_daemon import PrivateBus, private_bus
+from tests.bus.dbus_daemon import SYSTEM_POLICY, PrivateBus, private_bus
 from tests.bus.fake_manager import FakeManager
 
 
@@ -39,7 +39,7 @@ def test_a_name_that_is_taken_is_said_to_be_taken(bus: PrivateBus) -> None:
 
 
 def test_a_bus_without_a_policy_file_for_the_name_gets_a_hint_to_install_it() -> None:
-    with private_bus(may_own=False) as bus:
+    with private_bus(SYSTEM_POLICY) as bus:
         error = run(refusal(bus.address))
     assert "was refused by the policy of the bus" in str(error)
     assert "without a policy file nobody, root included" in error.hint

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.kaminari.rig import PROJECT, Process, Rig, wait_for
+from tests.kaminari.rig import PROJECT, Process, Rig, is_listening, wait_for
 
 TREE = Path(os.environ.get("KAMINARI_PEERS", PROJECT / "tests" / "peers" / "tree"))
-FOLDERS = ("usr/bin", "usr/sbin", "bin", "sbin")
+# Chromium's command is a script that looks for the real one below /.
+FOLDERS = ("usr/lib/chromium", "usr/bin", "usr/sbin", "bin", "sbin")
+LIBRARIES = ("usr/lib/*-linux-gnu*", "usr/lib/*-linux-gnu*/pulseaudio", "lib/*-linux-gnu*")
 
 
 def find_peer(name: str) -> str:
@@ -31,8 +33,7 @@ def find_peer(name: str) -> str:
 
 def peer_environment() -> dict[str, str]:
     """What lets an unpacked program find the libraries unpacked beside it."""
-    folders = [str(path) for path in TREE.glob("usr/lib/*-linux-gnu*")]
-    folders += [str(path) for path in TREE.glob("lib/*-linux-gnu*")]
+    folders = [str(path) for pattern in LIBRARIES for path in TREE.glob(pattern)]
     return {"LD_LIBRARY_PATH": ":".join(folders)}
 
 
@@ -40,20 +41,12 @@ def start_peer(rig: Rig, name: str, *arguments: str, **environment: str) -> Proc
     return rig.start([find_peer(name), *arguments], {**peer_environment(), **environment})
 
 
-def wait_for_port(process: Process, port: int, host: str = "127.0.0.1") -> None:
-    """Until something listens; without connecting, so that nothing sees a stray connection."""
-    wanted = f":{port:04X} "
-
+def wait_for_port(process: Process, port: int) -> None:
     def listening() -> bool:
         assert process.popen.poll() is None, f"{process.argv} ended:\n{process.log}"
-        for name in ("tcp", "tcp6"):
-            for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if f"{fields[1]} ".endswith(wanted) and fields[3] == "0A":
-                    return True
-        return False
+        return is_listening(port)
 
-    wait_for(listening, f"listener on port {port}; {process.log}")
+    wait_for(listening, f"listener on port {port}")
 
 
 class EchoService:

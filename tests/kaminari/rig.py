@@ -62,6 +62,16 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, host: str = "127.0.0
         return int(sock.getsockname()[1])
 
 
+def is_listening(port: int) -> bool:
+    """Whether any TCP socket listens on a port; looked up, so that nothing is connected to."""
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":
+                return True
+    return False
+
+
 class Process:
     """A child whose stderr is kept, line by line."""
 
@@ -95,10 +105,9 @@ class Process:
             return [line for line in list(self.lines) if text in line]
 
         def settled() -> bool:
-            return len(found()) >= count or self.popen.poll() is not None
+            return len(found()) >= count or not self._reader.is_alive()
 
         wait_for(settled, f"line with {text!r} in:\n{self.log}\n", deadline_s)
-        self._reader.join(0 if self.popen.poll() is None else DEADLINE_S)
         assert len(found()) >= count, f"no line with {text!r} from {self.argv}:\n{self.log}"
         return found()[count - 1]
 
@@ -208,6 +217,14 @@ class Tunnel:
 
 def with_log(options: str, log: str) -> str:
     return f"{options};log={log}" if options else f"log={log}"
+
+
+def receive(sock: socket.socket, count: int) -> bytes:
+    """Exactly `count` bytes, or fewer if the stream ends before."""
+    received = bytearray()
+    while len(received) < count and (piece := sock.recv(count - len(received))):
+        received += piece
+    return bytes(received)
 
 
 def read_until_reset(sock: socket.socket) -> bytes:

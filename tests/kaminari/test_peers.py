@@ -28,7 +28,7 @@ from tests.kaminari.peers import (
     wait_for_port,
     write_plugin,
 )
-from tests.kaminari.rig import TLS_CLIENT, TLS_SERVER, WS, Rig, free_port, wait_for
+from tests.kaminari.rig import TLS_CLIENT, TLS_SERVER, WS, Rig, free_port, receive, wait_for
 
 MIB = 1 << 20
 PLUGIN_LAYERS = {
@@ -46,9 +46,9 @@ def socks_connect(rig: Rig, proxy: int, port: int) -> socket.socket:
     """A connection to 127.0.0.1:port through a SOCKS5 proxy (RFC 1928)."""
     sock = rig.connect(proxy)
     sock.sendall(b"\x05\x01\x00")
-    assert sock.recv(2, socket.MSG_WAITALL) == b"\x05\x00"
+    assert receive(sock, 2) == b"\x05\x00"
     sock.sendall(b"\x05\x01\x00\x01" + socket.inet_aton("127.0.0.1") + struct.pack("!H", port))
-    assert sock.recv(10, socket.MSG_WAITALL)[:2] == b"\x05\x00"
+    assert receive(sock, 10)[:2] == b"\x05\x00"
     return sock
 
 
@@ -261,10 +261,10 @@ def test_a_reverse_proxy_between_the_two_ends_passes_both_directions_and_half_cl
     near_socket.sendall(b"request")
     far_socket = rig.accept(service)
     near_socket.shutdown(socket.SHUT_WR)
-    assert far_socket.recv(100, socket.MSG_WAITALL) == b"request"
+    assert receive(far_socket, 100) == b"request"
     far_socket.sendall(b"answer")
     far_socket.close()
-    assert near_socket.recv(100, socket.MSG_WAITALL) == b"answer"
+    assert receive(near_socket, 100) == b"answer"
 
 
 def test_nginx_takes_early_data_of_our_client(rig: Rig, tmp_path: Path) -> None:

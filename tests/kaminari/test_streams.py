@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from tests.kaminari.bulk import BLOCK, Side, assert_equal_hashes, exchange
-from tests.kaminari.rig import STREAM_LAYERS, Layers, Rig, read_until_reset, reset
+from tests.kaminari.rig import STREAM_LAYERS, Layers, Rig, read_until_reset, receive, reset
 
 MIB = 1 << 20
 # Socket buffers of five sockets in a row, a pipe or a read in each process: far below the data.
@@ -69,7 +69,7 @@ def test_a_half_close_passes_and_the_other_direction_goes_on(
     assert open_still.recv(100) == b""
     for _ in range(20):  # the open direction is used in turns, not just drained
         open_still.sendall(BLOCK[:1000])
-        assert closing.recv(1000, socket.MSG_WAITALL) == BLOCK[:1000]
+        assert receive(closing, 1000) == BLOCK[:1000]
     open_still.shutdown(socket.SHUT_WR)
     assert closing.recv(100) == b""
     assert "both sides closed" in tunnel.client.wait_for_line("closed (")

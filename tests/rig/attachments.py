@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is attached to a host's network: to compare before and after, or to wait for."""
+"""What is attached to a host's network: to compare before and after, or to wait for.
+
+Pins are looked for in every bpffs that is mounted: without one at /sys/fs/bpf the daemon has its
+own.
+"""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +11,7 @@ from pathlib import Path
 
 from tests.rig.network import Host
 
-BPF_FOLDER = Path("/sys/fs/bpf")
+MOUNTS = Path("/proc/self/mounts")
 
 
 @dataclass(frozen=True)
@@ -20,13 +24,14 @@ class Attachments:
     xdp: tuple[str, ...]
     """ "eth0 12 native": interface, program id, mode."""
     pins: tuple[str, ...]
-    """Paths below /sys/fs/bpf that name this namespace's inode."""
+    """Below the folder of this namespace in any bpffs, and that folder itself."""
     packet_sockets: tuple[str, ...]
 
     @property
     def is_complete(self) -> bool:
-        """A TC filter and XDP both: the data path is in place."""
-        return bool(self.filters and self.xdp)
+        """TC filters on both sides, the last to be attached: the data path is in place."""
+        sides = {filter_.split()[1] for filter_ in self.filters}
+        return sides == {"egress:", "ingress:"}
 
 
 def attachments(host: Host) -> Attachments:
@@ -67,7 +72,16 @@ def _xdp(link: dict[str, object]) -> list[str]:
 
 
 def _pins(inode: int) -> list[str]:
-    if not BPF_FOLDER.is_dir():
-        return []
-    paths = (path.relative_to(BPF_FOLDER) for path in BPF_FOLDER.rglob("*"))
-    return sorted(str(path) for path in paths if str(inode) in path.parts)
+    folders = [mount / "mimicd" / str(inode) for mount in bpf_mounts()]
+    return sorted(
+        str(path.relative_to(folder.parents[1]))
+        for folder in folders
+        if folder.is_dir()
+        for path in (folder, *folder.rglob("*"))
+    )
+
+
+def bpf_mounts() -> list[Path]:
+    """Where a bpffs is mounted."""
+    mounts = (line.split() for line in MOUNTS.read_text(encoding="utf-8").splitlines())
+    return [Path(where) for _source, where, kind, *_ in mounts if kind == "bpf"]

@@ -167,7 +167,7 @@ def scratch_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_folder(folder)
 
 
 def sweep() -> list[str]:
@@ -193,7 +193,17 @@ def _made_by_rig() -> Iterator[tuple[str, str, int]]:
 
 def _remove_any(name: str) -> None:
     remove(name)
-    shutil.rmtree(SCRATCH_FOLDER / name, ignore_errors=True)
+    _remove_folder(SCRATCH_FOLDER / name)
+
+
+def _remove_folder(folder: Path) -> None:
+    """With what is in it, also in what is mounted there: a killed daemon leaves its bpffs."""
+    shutil.rmtree(folder, ignore_errors=True)
+    mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    for where in [Path(line.split()[1]) for line in mounts]:
+        if where.is_relative_to(folder):
+            _run(["umount", str(where)], check=False)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _owner_prefix(pid: int) -> str | None:
