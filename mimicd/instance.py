@@ -98,7 +98,7 @@ class Instance:
     ) -> "Instance":
         """Attach to an interface. Raises MimicError; then nothing is left attached."""
         link_type = link.link_type if config.link_type == "auto" else config.link_type
-        plane = await DataPlane.load(net, link, link_type, root)
+        plane = await DataPlane.load(net, link, link_type, config.xdp_mode, root)
         instance = cls(link, plane, config, book, net, on_log, on_change)
         try:
             marks = _distinct_marks()
@@ -116,7 +116,7 @@ class Instance:
             await instance._write_rules()
             # Listening before anything is attached: no event is missed.
             instance._open(kernel_config)
-            await plane.attach(link, config.xdp_mode)
+            await plane.attach(link)
         except BaseException:
             instance._close()
             await plane.detach()

@@ -106,7 +106,7 @@ class InterfaceConfig:
     link_type: str = "auto"
     """ "auto", "eth" or "none"."""
     xdp_mode: str = "auto"
-    """ "auto", "skb" or "native"."""
+    """ "auto", "skb", "native" or "none"."""
     verbosity: int = 2
     """0 error, 1 warn, 2 info, 3 debug, 4 trace."""
     flow: FlowSettings = field(default_factory=FlowSettings)

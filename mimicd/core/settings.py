@@ -115,13 +115,13 @@ SETTINGS: tuple[Setting[Any], ...] = (
     ),
     Setting(
         key="xdp_mode",
-        parse=values.choice_of("auto", "skb", "native"),
+        parse=values.choice_of("auto", "skb", "native", "none"),
         format=str,
         default=_DEFAULT.xdp_mode,
-        flags=(Flag("-x", "--xdp-mode", "how XDP is attached: auto, skb or native"),),
+        flags=(Flag("-x", "--xdp-mode", "how XDP is attached: auto, skb, native or none"),),
         metavar="MODE",
-        help="How the receiving side is attached: native in the driver, skb behind it, auto for"
-        " native where the driver can.",
+        help="How the receiving side is attached: native in the driver, skb behind it, none for"
+        " no XDP but TC ingress, auto for native where the driver can.",
         field="xdp_mode",
     ),
     Setting(

@@ -24,7 +24,12 @@ from mimicd.kernel import btf
 from mimicd.kernel.headers import make_header_tree
 from mimicd.paths import bpf_directory
 
-SOURCES = ("maps.c", "egress.c", "ingress.c")
+_SOURCES = {
+    "xdp": ("maps.c", "egress.c", "turn.c", "xdp.c", "ingress.c"),
+    "tc": ("maps.c", "egress.c", "turn.c", "tc.c", "ingress.c"),
+}
+"""The sources for receiving on XDP, and for receiving on TC ingress, in their order."""
+
 EGRESS, INGRESS, REPLY = "mimic_egress", "mimic_ingress", "mimic_reply"
 MAPS = ("config", "rules", "filters", "conns", "half_opens", "counters", "ring")
 
@@ -33,16 +38,17 @@ _MESSAGE_BYTES = 1 << 20
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
-def compile_programs(link_bytes: int) -> dict[str, int]:
+def compile_programs(link_bytes: int, receive_on: str) -> dict[str, int]:
     """Descriptors of all programs and maps by name; they are the caller's to close.
 
-    `link_bytes`: length of the interface's link header, 14 or 0. Blocks for about a second.
+    `link_bytes`: length of the interface's link header, 14 or 0. `receive_on`: "xdp" or "tc".
+    Blocks for about a second.
     Raises MissingDependencyError or AttachError.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         child = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs.fileno()), str(link_bytes)],
+            [sys.executable, "-m", __name__, str(theirs.fileno()), str(link_bytes), receive_on],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -105,14 +111,18 @@ def _raise(answer: Mapping[str, object], errors: str) -> None:
     )
 
 
-def joined_source() -> str:
+def joined_source(receive_on: str) -> str:
     """The .c files as one translation unit that keeps their names in messages."""
     folder = bpf_directory()
-    return "".join(f'#line 1 "{folder / name}"\n{(folder / name).read_text()}' for name in SOURCES)
+    return "".join(f'#line 1 "{folder / name}"\n{(folder / name).read_text()}' for name in _SOURCES[receive_on])
 
 
-def compiler_flags(link_bytes: int, defines: Mapping[str, int]) -> list[str]:
+def compiler_flags(
+    link_bytes: int, receive_on: str, defines: Mapping[str, int]
+) -> list[str]:
     """What the sources need to know of the interface and of the kernel."""
+    if receive_on == "tc":
+        defines = {**defines, "RECEIVE_ON_TC": 1}
     all_defines = {**defines, "L2_LEN": link_bytes, "PAGE_SIZE": 4096}
     flags = [f"-D{name}={value}" for name, value in all_defines.items()]
     return [*flags, f"-I{bpf_directory()}", "-Wno-unused-function"]
@@ -128,7 +138,7 @@ def checksum_defines() -> dict[str, int]:
         return {}
 
 
-def _build(link_bytes: int) -> tuple[dict[str, object], list[int]]:
+def _build(link_bytes: int, receive_on: str) -> tuple[dict[str, object], list[int]]:
     """In the child: the answer and the descriptors."""
     try:
         import bcc
@@ -142,7 +152,8 @@ def _build(link_bytes: int) -> tuple[dict[str, object], list[int]]:
         # BCC raises plain Exception for everything, and says why on stderr.
         try:
             module = bcc.BPF(
-                text=joined_source(), cflags=compiler_flags(link_bytes, checksum_defines())
+                text=joined_source(receive_on),
+                cflags=compiler_flags(link_bytes, receive_on, checksum_defines()),
             )
         except Exception as error:
             raise AttachError(
@@ -152,9 +163,11 @@ def _build(link_bytes: int) -> tuple[dict[str, object], list[int]]:
         try:
             programs = {
                 EGRESS: module.load_func(EGRESS, bcc.BPF.SCHED_CLS).fd,
-                REPLY: module.load_func(REPLY, bcc.BPF.SCHED_CLS).fd,
-                INGRESS: module.load_func(INGRESS, bcc.BPF.XDP).fd,
             }
+            if receive_on == "xdp":
+                programs[REPLY] = module.load_func(REPLY, bcc.BPF.SCHED_CLS).fd
+            kind = bcc.BPF.XDP if receive_on == "xdp" else bcc.BPF.SCHED_CLS
+            programs[INGRESS] = module.load_func(INGRESS, kind).fd
         except Exception as error:
             raise AttachError("the kernel refuses the BPF programs", _reason(error)) from error
     fds = {**programs, **{name: module[name].map_fd for name in MAPS}}
@@ -169,10 +182,10 @@ def _reason(error: Exception) -> str:
 
 
 def main() -> None:
-    """The child: argv holds the channel's descriptor and the link header's length."""
+    """The child: argv holds the channel's descriptor, then what compile_programs was given."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     try:
-        answer, fds = _build(int(sys.argv[2]))
+        answer, fds = _build(int(sys.argv[2]), sys.argv[3])
     except MimicError as error:
         kind = "missing" if isinstance(error, MissingDependencyError) else "attach"
         answer, fds = {"kind": kind, "error": str(error), "hint": error.hint}, []

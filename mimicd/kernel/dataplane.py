@@ -33,8 +33,6 @@ _KEY_AND_VALUE_BYTES = {
 }
 RING_BYTES = 4 << 20
 _XDP_PIN = "xdp_link"
-_PROGRAMS = (compiler.EGRESS, compiler.REPLY, compiler.INGRESS)
-_FILTERS = ((netlink.EGRESS_PARENT, compiler.EGRESS), (netlink.INGRESS_PARENT, compiler.REPLY))
 _LINK_BYTES = {"eth": 14, "none": 0}
 
 
@@ -45,7 +43,7 @@ class DataPlane:
     ifindex: int
     link_type: str
     xdp_mode: str
-    """ "native" or "skb"."""
+    """ "native" or "skb", or "none": received on TC ingress."""
     adopted: bool
     """Whether it was there before this process."""
     pinned: bool
@@ -64,34 +62,41 @@ class DataPlane:
     _attached: AsyncExitStack
 
     @classmethod
-    async def load(cls, net: Netlink, link: Link, link_type: str, root: Path | None) -> "DataPlane":
+    async def load(
+        cls, net: Netlink, link: Link, link_type: str, xdp_mode: str, root: Path | None
+    ) -> "DataPlane":
         """Compile and load; nothing is attached yet, and the maps are empty.
 
-        Raises MissingDependencyError or AttachError.
+        `xdp_mode`: "auto", "native", "skb" or "none". Raises MissingDependencyError or
+        AttachError.
         """
-        if link.xdp_program_id:
+        if xdp_mode != "none" and link.xdp_program_id:
             raise _xdp_busy(link)
-        fds = await asyncio.to_thread(compiler.compile_programs, _LINK_BYTES[link_type])
-        plane = cls._of(link.ifindex, link_type, "", fds, net, root)
+        fds = await asyncio.to_thread(
+            compiler.compile_programs,
+            _LINK_BYTES[link_type],
+            "tc" if xdp_mode == "none" else "xdp",
+        )
+        plane = cls._of(link.ifindex, link_type, xdp_mode, fds, net, root)
         plane._attached.callback(_close_all, fds)
         return plane
 
-    async def attach(self, link: Link, xdp_mode: str) -> None:
+    async def attach(self, link: Link) -> None:
         """Attach to the interface. The maps must hold config, rules and filters by now.
 
-        `xdp_mode`: "auto", "native" or "skb". Raises AttachError; what was attached is detached
-        by `detach`, however far this came.
+        Raises AttachError; what was attached is detached by `detach`, however far this came.
         """
         stack, net, ifindex = self._attached, self._netlink, self.ifindex
         if self._root is not None:
             # what an incomplete predecessor left could only mislead a successor
             bpffs.remove_pins(self._root, ifindex)
             stack.callback(bpffs.remove_pins, self._root, ifindex)
-        self.xdp_mode = _attach_xdp(self._fds, link, xdp_mode)
+        if self.xdp_mode != "none":
+            self.xdp_mode = _attach_xdp(self._fds, link, self.xdp_mode)
         self.made_clsact = await net.add_clsact(ifindex)
         if self.made_clsact:
             stack.push_async_callback(net.remove_clsact, ifindex)
-        for parent, program in _FILTERS:
+        for parent, program in self._filters():
             stack.push_async_callback(net.remove_filter, ifindex, parent)
             await net.add_filter(ifindex, parent, self._fds[program], program)
         stack.push_async_callback(self._remove_hop)
@@ -113,7 +118,7 @@ class DataPlane:
         folder = bpffs.pin_folder(root, link.ifindex)
         fds: dict[str, int] = {}
         try:
-            for name in (*compiler.MAPS, *_PROGRAMS, _XDP_PIN):
+            for name in (*compiler.MAPS, *_pinned_programs(xdp_mode)):
                 fds[name] = bpf.open_pin(folder / name)
         except OSError:
             _close_all(fds)
@@ -126,7 +131,7 @@ class DataPlane:
         stack.callback(bpffs.remove_pins, root, link.ifindex)
         if made_clsact:
             stack.push_async_callback(net.remove_clsact, link.ifindex)
-        for parent, _ in _FILTERS:
+        for parent, _ in plane._filters():
             stack.push_async_callback(net.remove_filter, link.ifindex, parent)
         plane.hop_ifindex = decode_config(plane.config.lookup(bytes(4)) or b"").hop_ifindex
         stack.push_async_callback(plane._remove_hop)
@@ -161,6 +166,11 @@ class DataPlane:
             **maps,
         )
 
+    def _filters(self) -> list[tuple[int, str]]:
+        """TC parent and program."""
+        received = compiler.INGRESS if self.xdp_mode == "none" else compiler.REPLY
+        return [(netlink.EGRESS_PARENT, compiler.EGRESS), (netlink.INGRESS_PARENT, received)]
+
     async def _make_hop(self, link: Link) -> None:
         """A kernel without veth still serves senders that make no superpackets."""
         net = self._netlink
@@ -190,7 +200,7 @@ class DataPlane:
         if self.hop_ifindex and not await self._netlink.exists(self.hop_ifindex):
             await self._make_hop(link)
             repaired.append("the hop")
-        for parent, program in _FILTERS:
+        for parent, program in self._filters():
             if not await self._netlink.has_filter(self.ifindex, parent):
                 self.made_clsact |= await self._netlink.add_clsact(self.ifindex)
                 await self._netlink.add_filter(self.ifindex, parent, self._fds[program], program)
@@ -214,6 +224,11 @@ class DataPlane:
         """One counter, summed over the CPUs."""
         raw = self.counters.lookup(index.to_bytes(4, "little")) or b""
         return sum(int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8))
+
+
+def _pinned_programs(xdp_mode: str) -> tuple[str, ...]:
+    common = (compiler.EGRESS, compiler.INGRESS)
+    return common if xdp_mode == "none" else (*common, compiler.REPLY, _XDP_PIN)
 
 
 def _attach_xdp(fds: dict[str, int], link: Link, wanted: str) -> str:
@@ -243,7 +258,7 @@ def _xdp_busy(link: Link) -> XdpBusyError:
         f"{link.name} has an XDP program of somebody else"
         + (f": {name or 'unnamed'} (id {number})" if number else ""),
         f"`ip link show {link.name}` names it; `ip link set {link.name} xdp off` removes it, "
-        "if it is not needed",
+        "if it is not needed; --xdp-mode none does without XDP",
     )
 
 

@@ -29,8 +29,9 @@ class Attachments:
 
     @property
     def is_complete(self) -> bool:
-        """A TC filter and XDP both: the data path is in place."""
-        return bool(self.filters and self.xdp)
+        """TC filters on both sides, the last to be attached: the data path is in place."""
+        sides = {filter_.split()[1] for filter_ in self.filters}
+        return sides == {"egress:", "ingress:"}
 
 
 def attachments(host: Host) -> Attachments:

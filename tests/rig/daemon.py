@@ -236,13 +236,13 @@ class Foreground(Program):
         self._stack.close()
 
     def await_attached(self, within_s: float = READY_WITHIN_S) -> None:
-        """Wait until a TC filter and XDP are on the host's interfaces."""
+        """Wait until TC filters are on both sides of the host's interface: the last to be attached."""
 
         def attached() -> bool:
             self.check_running()
             return attachments(self.host).is_complete
 
-        wait_until(attached, within_s, "TC filter and XDP attached", every_s=0.05)
+        wait_until(attached, within_s, "TC filters attached", every_s=0.05)
 
     def await_words(self, words: str, within_s: float = READY_WITHIN_S) -> None:
         """Wait until these words are in its output."""
