@@ -119,7 +119,8 @@ _FILTER_VALUE = struct.Struct("=II")  # rule rank
 _FILTER_PREFIX_BITS = 160
 _ORIGINS = {Origin.LOCAL: 1, Origin.REMOTE: 2}
 
-# An exact address outranks a network; among equals the local end wins (WIRE: most specific).
+# An exact address outranks a wildcard; among equals the local end wins.
+_RANK_WILDCARD = 1
 _RANK_EXACT = 256
 
 
@@ -136,8 +137,9 @@ def encode_filter_key(filter_: Filter) -> bytes:
 
 
 def encode_filter_value(rule: int, filter_: Filter) -> bytes:
-    """`rule` is an index of the map rules, from 1."""
-    return _FILTER_VALUE.pack(rule, _RANK_EXACT + (filter_.origin is Origin.LOCAL))
+    """`rule` is an index of the map rules, from 1. The filter is ranked as it was written."""
+    rank = _RANK_WILDCARD if filter_.is_wildcard else _RANK_EXACT
+    return _FILTER_VALUE.pack(rule, rank + (filter_.origin is Origin.LOCAL))
 
 
 # struct rule: handshake interval, retry; keepalive time, interval, retry, stale; padding flags

@@ -44,7 +44,7 @@ class RuleBook:
         ):
             for address in self._addresses(filter_, own):
                 exact = Filter(filter_.origin, address, filter_.port)
-                entries[encode_filter_key(exact)] = encode_filter_value(number, exact)
+                entries[encode_filter_key(exact)] = encode_filter_value(number, filter_)
         return entries
 
     @staticmethod

@@ -38,7 +38,7 @@ _MESSAGE_BYTES = 1 << 20
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
-def compile_programs(link_bytes: int, receive_on: str) -> dict[str, int]:
+def compile_programs(link_bytes: int, receive_on: str = "xdp") -> dict[str, int]:
     """Descriptors of all programs and maps by name; they are the caller's to close.
 
     `link_bytes`: length of the interface's link header, 14 or 0. `receive_on`: "xdp" or "tc".
@@ -111,14 +111,16 @@ def _raise(answer: Mapping[str, object], errors: str) -> None:
     )
 
 
-def joined_source(receive_on: str) -> str:
+def joined_source(receive_on: str = "xdp") -> str:
     """The .c files as one translation unit that keeps their names in messages."""
     folder = bpf_directory()
-    return "".join(f'#line 1 "{folder / name}"\n{(folder / name).read_text()}' for name in _SOURCES[receive_on])
+    return "".join(
+        f'#line 1 "{folder / name}"\n{(folder / name).read_text()}' for name in _SOURCES[receive_on]
+    )
 
 
 def compiler_flags(
-    link_bytes: int, receive_on: str, defines: Mapping[str, int]
+    link_bytes: int, defines: Mapping[str, int], receive_on: str = "xdp"
 ) -> list[str]:
     """What the sources need to know of the interface and of the kernel."""
     if receive_on == "tc":
@@ -153,7 +155,7 @@ def _build(link_bytes: int, receive_on: str) -> tuple[dict[str, object], list[in
         try:
             module = bcc.BPF(
                 text=joined_source(receive_on),
-                cflags=compiler_flags(link_bytes, receive_on, checksum_defines()),
+                cflags=compiler_flags(link_bytes, checksum_defines(), receive_on),
             )
         except Exception as error:
             raise AttachError(

@@ -150,12 +150,7 @@ SPOILED: dict[str, st.SearchStrategy[Any]] = {
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    version=st.sampled_from([4, 6]),
-    changes=CHANGES,
-    cut=st.integers(0, 20),
-    size=st.integers(0, 80),
-)
+@given(**SPOILED)
 def test_whatever_comes_is_passed_or_answered_or_counted(
     plane: Plane, version: int, changes: list[tuple[int, int]], cut: int, size: int
 ) -> None:
@@ -171,12 +166,7 @@ def test_whatever_comes_is_passed_or_answered_or_counted(
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    version=st.sampled_from([4, 6]),
-    changes=CHANGES,
-    cut=st.integers(0, 20),
-    size=st.integers(0, 80),
-)
+@given(**SPOILED)
 def test_whatever_leaves_is_untouched_or_counted(
     plane: Plane, version: int, changes: list[tuple[int, int]], cut: int, size: int
 ) -> None:
