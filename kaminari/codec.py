@@ -57,7 +57,7 @@ class Codec(Protocol):
         """How many of the next bytes on the wire are payload as they stand."""
     def skip_raw(self, count: int) -> None: ...
     def header_need(self) -> int:
-        """Bytes to read for the next header when reading past it would spoil raw_incoming."""
+        """How much to read for a header when more would be payload that could stay raw."""
     def encode_raw_header(self, length: int) -> bytes: ...
 
 

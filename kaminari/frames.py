@@ -72,13 +72,14 @@ class FrameReader:
     """Reads the frames of one peer. `masked` tells whether that peer has to mask (a client)."""
 
     __slots__ = (
-        "_control", "_control_opcode", "_fragmented", "_header", "_key", "_masked", "_phase",
-        "closed", "controls", "remaining",
+        "_control", "_control_opcode", "_fragmented", "_header", "_key", "_last_header_length",
+        "_masked", "_phase", "closed", "controls", "remaining",
     )
 
     def __init__(self, masked: bool) -> None:
         self._masked = masked
         self._header = bytearray()
+        self._last_header_length = 2
         self._key = ZERO_KEY
         self._phase = 0
         self._fragmented = False
@@ -102,9 +103,11 @@ class FrameReader:
 
     @property
     def header_need(self) -> int:
-        """Bytes that the header of the next frame certainly has yet; 1 inside a frame."""
+        """Bytes the header of the next frame lacks, if it is like the last; 1 inside a frame."""
         if self.remaining or self._control is not None:
             return 1
+        if not self._header:
+            return self._last_header_length
         return max(1, self._header_length() - len(self._header))
 
     def skip(self, count: int) -> None:
@@ -169,6 +172,7 @@ class FrameReader:
             position += len(piece)
             if len(header) == 2:
                 self._check_start(header[0], header[1])
+        self._last_header_length = len(header)
         self._begin_frame(bytes(header))
         header.clear()
         return position

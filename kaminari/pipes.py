@@ -16,6 +16,9 @@ from typing import Final
 # A user without privilege gets 64 MiB of pipe buffers (fs.pipe-user-pages-soft): half of that.
 PIPE_BYTES: Final = 1 << 18
 MAX_PIPES: Final = 128
+# Left free, so that a frame of one pipeful also fits a pipe at the next hop, where other
+# boundaries of segments fill the pipe's slots less well.
+SLACK_BYTES: Final = 1 << 14
 
 _F_SETPIPE_SZ: Final = 1031  # fcntl.F_SETPIPE_SZ, which Python 3.11 does not name everywhere
 _UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP})
@@ -72,7 +75,7 @@ class PipePool:
         """
         try:
             return os.splice(
-                fd, pipe.write_fd, min(limit_bytes, pipe.size_bytes),
+                fd, pipe.write_fd, min(limit_bytes, pipe.size_bytes - SLACK_BYTES),
                 flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE,
             )
         except OSError as error:

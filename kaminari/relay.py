@@ -79,6 +79,9 @@ class Flow:
             self._after_move()
         except (OSError, ProtocolFault) as error:
             self._sink_failed(error)
+            return
+        if self._bulk and not self.sink.blocked and not self._relay.ended.done():
+            self._move_raw()  # what a header announced is mostly there already
 
     def _move_raw(self) -> bool:
         """Splice once; False if the next bytes have to be read instead."""
@@ -123,9 +126,11 @@ class Flow:
         codec = self.source.codec
         if self._bulk:
             # Header bytes were read. Go on by splicing only if they began a long raw frame; a
-            # header that is still incomplete says nothing yet.
-            if codec.raw_incoming() < RAW_WORTHWHILE_BYTES and codec.header_need() == 1:
-                self._bulk = False
+            # header that is still incomplete, or a control frame, says nothing yet.
+            if codec.raw_incoming() < RAW_WORTHWHILE_BYTES:
+                self._small_moves += 1
+                if codec.header_need() == 1 or self._small_moves > SMALL_MOVES_TO_LEAVE_BULK:
+                    self._bulk = False
         elif (
             self.sink.codec.raw_out
             and codec.raw_incoming() >= RAW_WORTHWHILE_BYTES
