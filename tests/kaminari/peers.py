@@ -56,15 +56,20 @@ class EchoService:
         self.listener = rig.listen(host)
         self.listener.settimeout(None)
         self.port = int(self.listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.serve(self.listener)
 
-    def _accept(self) -> None:
+    @classmethod
+    def serve(cls, listener: socket.socket) -> None:
+        threading.Thread(target=cls._accept, args=(listener,), daemon=True).start()
+
+    @classmethod
+    def _accept(cls, listener: socket.socket) -> None:
         while True:
             try:
-                sock = self.listener.accept()[0]
+                sock = listener.accept()[0]
             except OSError:
                 return
-            threading.Thread(target=self._echo, args=(sock,), daemon=True).start()
+            threading.Thread(target=cls._echo, args=(sock,), daemon=True).start()
 
     @staticmethod
     def _echo(sock: socket.socket) -> None:

@@ -178,10 +178,10 @@ class Rig:
         client = self.client(f"{text}:{entry}", f"{text}:{middle}", layers.client, **log)
         return Tunnel(entry, middle, client, server)
 
-    def listen(self, host: str = "127.0.0.1") -> socket.socket:
+    def listen(self, host: str = "127.0.0.1", port: int = 0) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = self._stack.enter_context(socket.socket(family))
-        sock.bind((host, 0))
+        sock.bind((host, port))
         sock.listen(512)
         sock.settimeout(DEADLINE_S)
         return sock
