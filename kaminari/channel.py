@@ -140,8 +140,9 @@ class Channel:
 
     def end(self) -> None:
         """Half-close: nothing will be written after what is queued."""
+        wire = self.codec.encode_end()
         self._ending = self.codec.ends_wire
-        self._send(self.codec.encode_end())
+        self._send(wire)
 
     def finish(self) -> None:
         """Both directions have ended: send what is left, and close when the peer has, too.
@@ -255,8 +256,7 @@ class Channel:
 
     def _discard(self) -> None:
         try:
-            while (count := self.sock.recv_into(_arrived)) and count == len(_arrived):
-                pass
+            count = self.sock.recv_into(_arrived)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

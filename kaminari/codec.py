@@ -215,11 +215,14 @@ class TlsCodec:
     """TLS by an engine; raw payload is impossible, so the raw_* calls are never made."""
 
     raw_out = False
-    ends_wire = True
 
     def __init__(self, engine: TlsEngine) -> None:
         self.engine = engine
         self.ended = engine.ended
+
+    @property
+    def ends_wire(self) -> bool:
+        return not self.engine.close_deferred
 
     def decode(self, data: memoryview) -> list[Buffer]:
         payload = self.engine.receive(data)

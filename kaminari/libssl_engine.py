@@ -79,6 +79,7 @@ class LibsslEngine:
         self._count = c_size_t()
         self.established = False
         self.ended = False
+        self.close_deferred = False
         self.early_limit_bytes = 0
         if session:
             if lib.SSL_set_session(self._ssl, session):
@@ -125,6 +126,8 @@ class LibsslEngine:
             self._shake_hands()
         if self._phase is Phase.OPEN:
             self._read(payload)
+            if self.close_deferred:
+                self.close_write()
         return payload
 
     def send(self, data: Buffer) -> None:
@@ -138,6 +141,8 @@ class LibsslEngine:
             raise TlsFault(f"TLS failed: {self._lib.reason()}")
 
     def close_write(self) -> None:
+        # A server that has answered early data may be through before the handshake is.
+        self.close_deferred = self._phase is not Phase.OPEN and self.established
         if not self._closing and self._phase is Phase.OPEN:
             self._closing = True
             self._lib.SSL_shutdown(self._ssl)

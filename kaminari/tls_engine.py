@@ -36,6 +36,9 @@ class TlsEngine(Protocol):
     def receive(self, data: Buffer) -> list[Buffer]:
         """Take bytes off the wire; plaintext, valid until the next call. Raises TlsFault."""
     def send(self, data: Buffer) -> None: ...
+    close_deferred: bool
+    """close_write waits for the end of the handshake, and then does its work by itself."""
+
     def close_write(self) -> None:
         """Send close_notify; receiving goes on."""
     def take_outgoing(self) -> bytes:
@@ -48,7 +51,7 @@ class TlsEngine(Protocol):
 class SslEngine:
     __slots__ = (
         "_closing", "_early", "_incoming", "_object", "_outgoing", "_resumes", "_save",
-        "early_limit_bytes", "ended", "established",
+        "close_deferred", "early_limit_bytes", "ended", "established",
     )
 
     def __init__(
@@ -72,6 +75,7 @@ class SslEngine:
         self._resumes = session
         self._closing = False
         self._early = b""
+        self.close_deferred = False
         self.early_limit_bytes = 0
         self.established = False
         self.ended = False

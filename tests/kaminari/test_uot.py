@@ -85,6 +85,18 @@ def test_below_capacity_every_datagram_arrives_whole_and_in_order_both_ways(
     assert drops_of(tunnel.client.log + tunnel.server.log) == 0
 
 
+def test_datagrams_pass_over_ipv6(rig: Rig) -> None:
+    service = rig.udp("::1")
+    tunnel = rig.tunnel(UOT_LAYERS[7], service.getsockname()[1], host="::1")
+    near = rig.udp("::1")
+    near.connect(("::1", tunnel.entry))
+    near.send(b"out")
+    data, source = service.recvfrom(100)
+    assert data == b"out"
+    service.sendto(b"back", source)
+    assert near.recv(100) == b"back"
+
+
 def test_each_source_has_a_stream_of_its_own(rig: Rig) -> None:
     service = rig.udp()
     tunnel = rig.tunnel(UOT_LAYERS[1], service.getsockname()[1])
