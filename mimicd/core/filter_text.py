@@ -129,6 +129,7 @@ def _split_port(origin: Origin, end: Piece) -> tuple[Piece, int]:
     if not port:
         raise InvalidConfigError(
             f"port {quote(port_text)} is not a number from 1 to {PORT_MAX}",
+            "the port is the UDP port of the program whose packets are meant",
             offset=end.offset + len(host) + 1,
         )
     inside = Piece(host[1:-1], end.offset + 1) if opened else Piece(host, end.offset)

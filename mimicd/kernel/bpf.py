@@ -33,6 +33,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Command(enum.IntEnum):
+    MAP_CREATE = 0
     MAP_LOOKUP_ELEM = 1
     MAP_UPDATE_ELEM = 2
     MAP_DELETE_ELEM = 3
@@ -148,6 +149,14 @@ class Map:
 
 def _split(raw: bytes, size: int, count: int) -> list[bytes]:
     return [raw[at : at + size] for at in range(0, size * count, size)]
+
+
+def probe() -> None:
+    """Make and drop the smallest map. Raises OSError where bpf(2) is refused to us."""
+    array, key_bytes, value_bytes, entries = 2, 4, 4, 1
+    os.close(
+        _bpf(_Command.MAP_CREATE, struct.pack("=IIII", array, key_bytes, value_bytes, entries))
+    )
 
 
 def pin(fd: int, path: Path) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mimicd.core.errors import AttachError, MimicError, MissingDependencyError
-from mimicd.kernel import btf
+from mimicd.kernel import bpf, btf
 from mimicd.kernel.headers import make_header_tree
 from mimicd.paths import bpf_directory
 
@@ -45,6 +45,14 @@ def compile_programs(link_bytes: int, receive_on: str = "xdp") -> dict[str, int]
     Blocks for about a second.
     Raises MissingDependencyError or AttachError.
     """
+    try:
+        bpf.probe()
+    except OSError as error:
+        raise AttachError(
+            f"the kernel refuses bpf(2): {error.strerror}",
+            "mimicd needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root, and a container or"
+            " service that lets it use bpf(2)",
+        ) from error
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         child = subprocess.Popen(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import mimicd.bus  # noqa: F401  (keeps dbus-next from loading GLib)
 from tests.rig.network import Network, direct, routed
 
 HERE = Path(__file__).parent
