@@ -16,6 +16,7 @@ from typing import Final
 # A user without privilege gets 64 MiB of pipe buffers (fs.pipe-user-pages-soft): half of that.
 PIPE_BYTES: Final = 1 << 18
 MAX_PIPES: Final = 128
+MAX_IDLE_PIPES: Final = 8
 # Left free, so that a frame of one pipeful also fits a pipe at the next hop, where other
 # boundaries of segments fill the pipe's slots less well.
 SLACK_BYTES: Final = 1 << 14
@@ -60,7 +61,10 @@ class PipePool:
 
     def give_back(self, pipe: Pipe) -> None:
         """Return an empty pipe."""
-        self._free.append(pipe)
+        if len(self._free) < MAX_IDLE_PIPES:
+            self._free.append(pipe)
+        else:
+            self.discard(pipe)
 
     def discard(self, pipe: Pipe) -> None:
         """Return a pipe that may hold bytes: they must not reach another connection."""

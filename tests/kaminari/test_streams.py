@@ -13,8 +13,6 @@ from tests.kaminari.bulk import BLOCK, Side, assert_equal_hashes, exchange
 from tests.kaminari.rig import STREAM_LAYERS, Layers, Rig, read_until_reset, receive, reset
 
 MIB = 1 << 20
-# Socket buffers of five sockets in a row, a pipe or a read in each process: far below the data.
-MOST_ON_THE_WAY = 48 * MIB
 
 
 @pytest.mark.parametrize("layers", STREAM_LAYERS, ids=lambda layers: layers.name)
@@ -28,9 +26,10 @@ def test_a_hundred_mebibytes_both_ways_arrive_unchanged_past_readers_that_stall(
     exchange(near, far)
     assert_equal_hashes(near, far)
     for side in (near, far):
-        assert 0 < side.backlog < MOST_ON_THE_WAY
+        assert side.backlog > 0  # the stall took place
     for process in (tunnel.client, tunnel.server):
-        assert process.resident_bytes() < 96 * MIB
+        # What the stall held up waited in the kernel's buffers, and then at the writer.
+        assert process.resident_bytes() < 64 * MIB
 
 
 @pytest.mark.parametrize("layers", STREAM_LAYERS, ids=lambda layers: layers.name)
