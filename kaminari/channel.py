@@ -126,16 +126,19 @@ class Channel:
         """Send payload that lies in a borrowed pipe, which goes back to the pool."""
         self.payload_out += length_bytes
         header = self.codec.encode_raw_header(length_bytes)
-        piped = Piped(pipe, length_bytes)
-        if header and not self._queue:
+        queue = self._queue
+        if header and queue:
+            queue.append(header)
+            header = b""
+        # Queued first of all: from here on close gives the pipe back, whatever goes wrong.
+        queue.append(Piped(pipe, length_bytes))
+        if header:
             sent = 0
             with contextlib.suppress(BlockingIOError, InterruptedError):
                 # MSG_MORE: the header leaves in one segment with the payload behind it
                 sent = self.sock.send(header, socket.MSG_MORE)
-            header = header[sent:]
-        if header:
-            self._queue.append(header)
-        self._queue.append(piped)
+            if sent < len(header):
+                queue.appendleft(header[sent:])
         return self._flush()
 
     def end(self) -> None:
