@@ -17,6 +17,7 @@ from kaminari.mask import Buffer
 
 RECORD_BYTES = 16384
 PLAINTEXT_BYTES = 1 << 18
+SESSION_LOOKS = 3
 
 # Decrypted bytes of the connection that is being served; its views are used up before any other
 # connection's turn, so one buffer serves them all.
@@ -51,7 +52,7 @@ class TlsEngine(Protocol):
 class SslEngine:
     __slots__ = (
         "_closing", "_early", "_incoming", "_object", "_outgoing", "_resumes", "_save",
-        "close_deferred", "early_limit_bytes", "ended", "established",
+        "_session_looks", "close_deferred", "early_limit_bytes", "ended", "established",
     )
 
     def __init__(
@@ -73,6 +74,7 @@ class SslEngine:
         )
         self._save = save_session
         self._resumes = session
+        self._session_looks = SESSION_LOOKS if save_session else 0
         self._closing = False
         self._early = b""
         self.close_deferred = False
@@ -111,13 +113,19 @@ class SslEngine:
             raise TlsFault(_explain(error)) from None
         if position > start:
             payload.append(_plaintext[start:position])
-        if self._save is not None:
-            session = self._object.session
-            # Until a new ticket comes, this is the session that was resumed, and used up.
-            if session is not None and session.has_ticket and session != self._resumes:
-                self._save(session)
-                self._save = None
+        if self._session_looks:
+            self._look_for_session()
         return payload
+
+    def _look_for_session(self) -> None:
+        """Keep the session that a ticket brought. Each look copies it, so there are few."""
+        self._session_looks -= 1
+        session = self._object.session
+        # Until a new ticket comes, this is the session that was resumed, and used up.
+        if session is not None and session.has_ticket and session != self._resumes:
+            self._session_looks = 0
+            if self._save is not None:
+                self._save(session)
 
     def send(self, data: Buffer) -> None:
         view = memoryview(data)
