@@ -55,12 +55,15 @@ class _Flow:
     """Nothing of this is needed to go on: after a restart an empty one serves as well."""
 
     established: bool = False
-    floor: int = 0
+    generation: int | None = None
+    """The latest handshake that was told of."""
+    floor: int | None = None
     """Datagrams held for an earlier handshake than this are no longer wanted."""
     attempt: int = 0
     attempt_rx_ns: int = 0
     """last_rx_ns for which `attempt` counts."""
-    held: deque[bytes] = field(default_factory=deque)
+    held: deque[tuple[int, bytes]] = field(default_factory=deque)
+    """Generation and frame."""
 
 
 class Flows:
@@ -108,20 +111,34 @@ class Flows:
                 return []
 
     def _on_state(self, event: Event, flow: _Flow) -> list[Action]:
-        flow.established = event.state is State.ESTABLISHED
+        # CPUs push their events after they have let go of the entry, so one may overtake another.
+        is_latest = flow.generation is None or not _is_after(flow.generation, event.generation)
+        if is_latest:
+            flow.generation = event.generation
+            flow.established = event.state is State.ESTABLISHED
         if event.state is State.IDLE:
-            flow.floor = event.generation
-            self._drop_held(flow)
+            if flow.floor is None or _is_after(event.generation, flow.floor):
+                flow.floor = event.generation
+            self._drop_held(flow, before=event.generation)
             return []
-        if not flow.established:
+        if not is_latest or not flow.established:
             return []
-        actions: list[Action] = [Resend(event.key, frame, event.generation) for frame in flow.held]
+        actions: list[Action] = [
+            Resend(event.key, frame, event.generation) for _, frame in flow.held
+        ]
         self._drop_held(flow)
         return actions
 
     def _on_held(self, event: Event, flow: _Flow) -> list[Action]:
-        if (event.generation - flow.floor) & 0x80000000:
+        if flow.floor is not None and _is_after(flow.floor, event.generation):
             return []
+        if flow.generation is None:
+            flow.generation = event.generation
+            flow.established = event.state is State.ESTABLISHED
+        elif _is_after(event.generation, flow.generation):
+            # a handshake of which nothing else was told yet: that is on its way
+            flow.generation = event.generation
+            flow.established = False
         frame = event.frame
         if event.partial:
             frame = finish_checksum(frame, event.transport_at, event.key)
@@ -129,13 +146,20 @@ class Flows:
             return [Resend(event.key, frame, event.generation)]
         if self._held_bytes + len(frame) > HELD_BYTES_MAX:
             return [Command(event.key, Operation.RELEASE, event.generation, 1)]
-        flow.held.append(frame)
+        flow.held.append((event.generation, frame))
         self._held_bytes += len(frame)
         return []
 
-    def _drop_held(self, flow: _Flow) -> None:
-        self._held_bytes -= sum(map(len, flow.held))
-        flow.held.clear()
+    def _drop_held(self, flow: _Flow, before: int | None = None) -> None:
+        """All of them, or those of handshakes before one."""
+        kept = deque(
+            (generation, frame)
+            for generation, frame in flow.held
+            if before is not None and not _is_after(before, generation)
+        )
+        self._held_bytes -= sum(len(frame) for _, frame in flow.held)
+        self._held_bytes += sum(len(frame) for _, frame in kept)
+        flow.held = kept
 
     def examine(self, key: bytes, entry: ConnEntry | None, now_ns: int) -> list[Action]:
         """A look at one connection, as it stands in the map (None: it is gone)."""
@@ -146,7 +170,8 @@ class Flows:
         flow = self._flows.get(key)
         if flow is None:
             # Adopted. For a known one only events tell, since they keep the order of datagrams.
-            flow = self._flows[key] = _Flow(established=entry.state is State.ESTABLISHED)
+            established = entry.state is State.ESTABLISHED
+            flow = self._flows[key] = _Flow(established, entry.generation)
         if flow.attempt_rx_ns != entry.last_rx_ns:
             flow.attempt, flow.attempt_rx_ns = 0, entry.last_rx_ns
         due = plan(entry, settings, now_ns, flow.attempt)
@@ -165,6 +190,11 @@ class Flows:
         flow = self._flows.pop(key, None)
         if flow is not None:
             self._drop_held(flow)
+
+
+def _is_after(generation: int, other: int) -> bool:
+    """Of 32-bit numbers that wrap."""
+    return 0 < (generation - other) & 0xFFFFFFFF < 0x80000000
 
 
 def stop_commands(entries: Mapping[bytes, ConnEntry]) -> list[Command]:

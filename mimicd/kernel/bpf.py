@@ -18,10 +18,17 @@ from pathlib import Path
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "armv7l": 386, "ppc64le": 361}
 _ATTR_BYTES = 160
-_PROG_INFO_BYTES = 256
+_INFO_BYTES = 256
 _PROG_INFO_NAME = slice(64, 80)
 _TEST_OUT_BYTES = 32768
 _BATCH_ENTRIES = 1024
+_LOG_BYTES = 4 << 20
+# bpf_map_info: type id key_size value_size max_entries map_flags name
+_MAP_INFO = struct.Struct("=6I16s")
+# map_type key value entries flags, inner_map_fd numa_node, map_name, map_ifindex btf_fd key value
+_MAP_CREATE = struct.Struct("=5I8x16s4xIII")
+# prog_type insn_cnt insns license log_level log_size log_buf, kern_version prog_flags, prog_name
+_PROG_LOAD = struct.Struct("=IIQQIIQ8x16s")
 # batch.in_batch out_batch keys values count map_fd
 _BATCH = struct.Struct("=QQQQII")
 
@@ -38,11 +45,13 @@ class _Command(enum.IntEnum):
     MAP_UPDATE_ELEM = 2
     MAP_DELETE_ELEM = 3
     MAP_GET_NEXT_KEY = 4
+    PROG_LOAD = 5
     OBJ_PIN = 6
     OBJ_GET = 7
     PROG_TEST_RUN = 10
     PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
+    BTF_LOAD = 18
     MAP_LOOKUP_BATCH = 24
     LINK_CREATE = 28
 
@@ -159,6 +168,112 @@ def probe() -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """What a map is made of; `kind` is enum bpf_map_type."""
+
+    kind: int
+    key_bytes: int
+    value_bytes: int
+    entries: int
+    flags: int
+    locked: bool = False
+    """Its value begins with a struct bpf_spin_lock."""
+
+    def as_list(self) -> list[int]:
+        """The fields, in order."""
+        return [
+            self.kind,
+            self.key_bytes,
+            self.value_bytes,
+            self.entries,
+            self.flags,
+            self.locked,
+        ]
+
+
+def map_spec(fd: int, locked: bool) -> tuple[str, MapSpec]:
+    """Name, as far as 15 characters go, and making of a map. Raises OSError."""
+    info = ctypes.create_string_buffer(_INFO_BYTES)
+    attr = struct.pack("=IIQ", fd, _INFO_BYTES, ctypes.addressof(info))
+    _bpf(_Command.OBJ_GET_INFO_BY_FD, attr)
+    kind, _, key_bytes, value_bytes, entries, flags, name = _MAP_INFO.unpack_from(info.raw)
+    spec = MapSpec(kind, key_bytes, value_bytes, entries, flags, locked)
+    return name.rstrip(b"\0").decode(), spec
+
+
+def create_map(spec: MapSpec, name: str) -> int:
+    """A descriptor. Raises OSError."""
+    btf_fd = _load_lock_btf(spec.key_bytes, spec.value_bytes) if spec.locked else 0
+    key_type, value_type = (_BTF_KEY, _BTF_VALUE) if spec.locked else (0, 0)
+    attr = _MAP_CREATE.pack(
+        spec.kind,
+        spec.key_bytes,
+        spec.value_bytes,
+        spec.entries,
+        spec.flags,
+        name.encode()[:15],
+        btf_fd,
+        key_type,
+        value_type,
+    )
+    try:
+        return _bpf(_Command.MAP_CREATE, attr)
+    finally:
+        if btf_fd:
+            os.close(btf_fd)
+
+
+# type ids in the BTF below
+_BTF_KEY, _BTF_VALUE = 3, 4
+
+
+def _load_lock_btf(key_bytes: int, value_bytes: int) -> int:
+    """The least BTF that lets a map's value begin with a spin lock (kernel 5.1).
+
+    1: int u32, 2: struct bpf_spin_lock { 1 val; }, 3: struct key {}, 4: struct value { 2 lock; }
+    """
+    strings = b"\0u32\0bpf_spin_lock\0val\0key\0value\0lock\0"
+
+    def at(word: bytes) -> int:
+        return strings.index(b"\0" + word + b"\0") + 1
+
+    integer, structure = 1 << 24, 4 << 24
+    types = struct.pack("=IIII", at(b"u32"), integer, 4, 32)
+    types += struct.pack("=III", at(b"bpf_spin_lock"), structure | 1, 4)
+    types += struct.pack("=III", at(b"val"), 1, 0)
+    types += struct.pack("=III", at(b"key"), structure, key_bytes)
+    types += struct.pack("=III", at(b"value"), structure | 1, value_bytes)
+    types += struct.pack("=III", at(b"lock"), 2, 0)
+    header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
+    blob = header + types + strings
+    data = ctypes.create_string_buffer(blob, len(blob))
+    return _bpf(_Command.BTF_LOAD, struct.pack("=QQI", ctypes.addressof(data), 0, len(blob)))
+
+
+def load_program(kind: int, instructions: bytes, name: str) -> int:
+    """A descriptor. `kind`: enum bpf_prog_type. Raises OSError; the verifier's last words are its
+    file name."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"GPL")
+    count = len(instructions) // 8
+    addresses = (ctypes.addressof(code), ctypes.addressof(licence))
+    try:
+        return _bpf(
+            _Command.PROG_LOAD,
+            _PROG_LOAD.pack(kind, count, *addresses, 0, 0, 0, name.encode()[:15]),
+        )
+    except OSError as error:
+        log = ctypes.create_string_buffer(_LOG_BYTES)
+        attr = _PROG_LOAD.pack(
+            kind, count, *addresses, 1, _LOG_BYTES, ctypes.addressof(log), name.encode()[:15]
+        )
+        _call(_Command.PROG_LOAD, attr)
+        words = log.value.decode(errors="replace").strip().splitlines()
+        error.filename = f"{name}: {words[-2] if len(words) > 1 else 'no word of the verifier'}"
+        raise
+
+
 def pin(fd: int, path: Path) -> None:
     """Give a map, program or link a name in a bpffs."""
     name = ctypes.create_string_buffer(os.fsencode(path))
@@ -182,13 +297,13 @@ def attach_xdp(program_fd: int, ifindex: int, native: bool) -> int:
 
 def program_name(program_id: int) -> str:
     """The name of any program, "" where the kernel does not tell (CAP_SYS_ADMIN)."""
-    info = ctypes.create_string_buffer(_PROG_INFO_BYTES)
+    info = ctypes.create_string_buffer(_INFO_BYTES)
     try:
         fd = _bpf(_Command.PROG_GET_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
     except OSError:
         return ""
     try:
-        attr = struct.pack("=IIQ", fd, _PROG_INFO_BYTES, ctypes.addressof(info))
+        attr = struct.pack("=IIQ", fd, _INFO_BYTES, ctypes.addressof(info))
         _bpf(_Command.OBJ_GET_INFO_BY_FD, attr)
     except OSError:
         return ""

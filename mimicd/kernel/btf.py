@@ -36,9 +36,11 @@ class Btf:
     """The types of one BTF blob. Raises ValueError where it is not BTF."""
 
     def __init__(self, blob: bytes) -> None:
-        magic, _, _, header, type_off, type_len, str_off, str_len = _HEADER.unpack_from(blob)
-        if magic != _MAGIC:
+        if len(blob) < _HEADER.size or int.from_bytes(blob[:2], "little") != _MAGIC:
             raise ValueError("not a little-endian BTF blob")
+        _, _, _, header, type_off, type_len, str_off, str_len = _HEADER.unpack_from(blob)
+        if len(blob) < header + max(type_off + type_len, str_off + str_len):
+            raise ValueError("a BTF blob that is cut")
         self._types = blob[header + type_off : header + type_off + type_len]
         self._strings = blob[header + str_off : header + str_off + str_len]
         self._at = [0, *self._walk()]
@@ -48,7 +50,9 @@ class Btf:
 
         Raises KeyError where the kernel has no such struct.
         """
-        wanted = self._strings.index(b"\0" + name.encode() + b"\0") + 1
+        wanted = self._strings.find(b"\0" + name.encode() + b"\0") + 1
+        if not wanted:
+            raise KeyError(name)
         for at in self._at[1:]:
             name_off, info, _ = _TYPE.unpack_from(self._types, at)
             if name_off == wanted and info >> 24 & 0x1F == _STRUCT and info & 0xFFFF:

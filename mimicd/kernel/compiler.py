@@ -1,27 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Compiles and loads the BPF programs in a child process, which hands over their descriptors.
+"""Compiles the BPF programs in a child process, keeps what it made, and loads it.
 
-LLVM costs 100 MB that a process never gives back; so it lives only as long as it compiles. The
-child answers with one JSON message and the descriptors beside it (SCM_RIGHTS).
-
-  parent  --JSON {"defines": {...}, "link_bytes": n}-->  child
-  parent  <--{"fds": [names]} + descriptors, or {"error": sentence, "hint": ..., "log": ...}--
+LLVM costs 100 MB that a process never gives back, and a second of a fast machine's time; so it
+lives only as long as it compiles, and compiles only what it has not compiled before.
 """
 
-import array
-import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from mimicd.core.errors import AttachError, MimicError, MissingDependencyError
+from mimicd.core.errors import AttachError, MissingDependencyError
 from mimicd.kernel import bpf, btf
 from mimicd.kernel.headers import make_header_tree
+from mimicd.kernel.object_cache import cache_key, read_object, write_object
+from mimicd.kernel.program_object import ProgramObject, decode_object, named_maps
 from mimicd.paths import bpf_directory
 
 _SOURCES = {
@@ -33,8 +30,12 @@ _SOURCES = {
 EGRESS, INGRESS, REPLY = "mimic_egress", "mimic_ingress", "mimic_reply"
 MAPS = ("config", "rules", "filters", "conns", "half_opens", "counters", "ring")
 
+# per-CPU buffers, which only the programs touch
+_BUFFERS = ("hold_buffers", "send_buffers", "receive_buffers")
+_LOCKED = {"conns"}
+
 _TIMEOUT_S = 60
-_MESSAGE_BYTES = 1 << 20
+_EXIT_MISSING = 3
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -42,7 +43,7 @@ def compile_programs(link_bytes: int, receive_on: str = "xdp") -> dict[str, int]
     """Descriptors of all programs and maps by name; they are the caller's to close.
 
     `link_bytes`: length of the interface's link header, 14 or 0. `receive_on`: "xdp" or "tc".
-    Blocks for about a second.
+    Blocks for about a second the first time, and 50 ms when it was compiled before.
     Raises MissingDependencyError or AttachError.
     """
     try:
@@ -53,70 +54,59 @@ def compile_programs(link_bytes: int, receive_on: str = "xdp") -> dict[str, int]
             "mimicd needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root, and a container or"
             " service that lets it use bpf(2)",
         ) from error
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        child = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs.fileno()), str(link_bytes), receive_on],
-            pass_fds=[theirs.fileno()],
+    defines = checksum_defines()
+    source, flags = joined_source(receive_on), compiler_flags(link_bytes, defines, receive_on)
+    key = cache_key(source, *(text for _, text in _headers()), *flags)
+    kept = read_object(key)
+    if kept is not None:
+        try:
+            return decode_object(kept).load()
+        except (AttachError, ValueError, KeyError, TypeError):
+            pass  # of another kernel or version, or damaged: compile it anew
+    compiled = _compile(link_bytes, receive_on, defines)
+    fds = decode_object(compiled).load()
+    write_object(key, compiled)
+    return fds
+
+
+def _headers() -> list[tuple[str, str]]:
+    return sorted((path.name, path.read_text()) for path in bpf_directory().glob("*.h"))
+
+
+def _compile(link_bytes: int, receive_on: str, defines: Mapping[str, int]) -> bytes:
+    """What the child answers: an encoded ProgramObject."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, str(link_bytes), receive_on, json.dumps(defines)],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
             cwd="/",
             env={**os.environ, "PYTHONPATH": _python_path()},
+            check=False,
         )
-        theirs.close()
-        ours.settimeout(_TIMEOUT_S)
-        answer: dict[str, object] = {}
-        fds: list[int] = []
-        try:
-            with contextlib.suppress(TimeoutError):
-                answer, fds = _receive(ours)
-        finally:
-            if not answer:
-                child.kill()
-            _, errors = child.communicate()
-    if "fds" in answer:
-        names = answer["fds"]
-        assert isinstance(names, list)
-        return dict(zip(names, fds, strict=True))
-    _close_all(fds)
-    _raise(answer, errors.decode(errors="replace"))
-    raise AssertionError("unreachable")
+    except subprocess.TimeoutExpired:
+        raise AttachError(
+            f"the BPF compiler did not end within {_TIMEOUT_S} s", "is this machine overloaded?"
+        ) from None
+    errors = done.stderr.decode(errors="replace")
+    if done.returncode == 0 and done.stdout:
+        return done.stdout
+    if done.returncode == _EXIT_MISSING:
+        raise MissingDependencyError(
+            "BCC for Python is not installed", "install the package python3-bpfcc"
+        )
+    lines = [line for line in errors.strip().splitlines() if "error" in line.lower()]
+    raise AttachError(
+        f"the BPF programs cannot be compiled: {lines[0] if lines else 'no reason is given'}",
+        "the packages python3-bpfcc and linux-libc-dev may be damaged or too old",
+    )
 
 
 def _python_path() -> str:
     """The child finds this package wherever the parent found it."""
     inherited = os.environ.get("PYTHONPATH", "")
     return f"{_PACKAGE_ROOT}{os.pathsep}{inherited}" if inherited else str(_PACKAGE_ROOT)
-
-
-def _receive(channel: socket.socket) -> tuple[dict[str, object], list[int]]:
-    fd_bytes = array.array("i").itemsize
-    message, ancillary, _, _ = channel.recvmsg(_MESSAGE_BYTES, socket.CMSG_SPACE(32 * fd_bytes))
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(data[: len(data) - len(data) % fd_bytes])
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    return (json.loads(message) if message else {}), list(fds)
-
-
-def _close_all(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
-
-
-def _raise(answer: Mapping[str, object], errors: str) -> None:
-    if answer.get("kind") == "missing":
-        raise MissingDependencyError(str(answer["error"]), str(answer["hint"]))
-    if answer:
-        raise AttachError(str(answer["error"]), str(answer["hint"]))
-    lines = errors.strip().splitlines()
-    raise AttachError(
-        f"the BPF compiler ended without an answer: {lines[-1] if lines else 'no output'}",
-        "run mimicd with -vv for its whole output, and report it",
-    )
 
 
 def joined_source(receive_on: str = "xdp") -> str:
@@ -148,59 +138,46 @@ def checksum_defines() -> dict[str, int]:
         return {}
 
 
-def _build(link_bytes: int, receive_on: str) -> tuple[dict[str, object], list[int]]:
-    """In the child: the answer and the descriptors."""
-    try:
-        import bcc
-    except ImportError:
-        raise MissingDependencyError(
-            "BCC for Python is not installed", "install the package python3-bpfcc"
-        ) from None
+def _build(link_bytes: int, receive_on: str, defines: Mapping[str, int]) -> ProgramObject:
+    """In the child: compile. Raises ImportError, MissingDependencyError, or what BCC raises."""
+    import bcc
+    from bcc.libbcc import lib
+
     with tempfile.TemporaryDirectory(prefix="mimicd-headers-") as tree:
         make_header_tree(Path(tree))
         os.environ["BCC_KERNEL_SOURCE"] = tree
-        # BCC raises plain Exception for everything, and says why on stderr.
-        try:
-            module = bcc.BPF(
-                text=joined_source(receive_on),
-                cflags=compiler_flags(link_bytes, checksum_defines(), receive_on),
-            )
-        except Exception as error:
-            raise AttachError(
-                "the BPF programs cannot be compiled, or their maps not made, on this kernel",
-                _reason(error),
-            ) from error
-        try:
-            programs = {
-                EGRESS: module.load_func(EGRESS, bcc.BPF.SCHED_CLS).fd,
-            }
-            if receive_on == "xdp":
-                programs[REPLY] = module.load_func(REPLY, bcc.BPF.SCHED_CLS).fd
-            kind = bcc.BPF.XDP if receive_on == "xdp" else bcc.BPF.SCHED_CLS
-            programs[INGRESS] = module.load_func(INGRESS, kind).fd
-        except Exception as error:
-            raise AttachError("the kernel refuses the BPF programs", _reason(error)) from error
-    fds = {**programs, **{name: module[name].map_fd for name in MAPS}}
-    return {"fds": list(fds)}, list(fds.values())
+        module = bcc.BPF(
+            text=joined_source(receive_on),
+            cflags=compiler_flags(link_bytes, defines, receive_on),
+        )
+    names, maps = {}, {}
+    for name in (*MAPS, *_BUFFERS):
+        # module[name] would describe the value's type in Python, which fails for large ones
+        fd = lib.bpf_table_fd(module.module, name.encode())
+        names[fd] = name
+        _, maps[name] = bpf.map_spec(fd, locked=name in _LOCKED)
+    kinds = {EGRESS: bcc.BPF.SCHED_CLS, INGRESS: bcc.BPF.XDP, REPLY: bcc.BPF.SCHED_CLS}
+    if receive_on == "tc":
+        kinds = {EGRESS: bcc.BPF.SCHED_CLS, INGRESS: bcc.BPF.SCHED_CLS}
+    programs = {
+        name: replace(named_maps(module.dump_func(name), names), kind=kind)
+        for name, kind in kinds.items()
+    }
+    return ProgramObject(programs, maps)
 
 
-def _reason(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    if "permitted" in text or "denied" in text:
-        return f"{text}; mimicd needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root"
-    return text
-
-
-def main() -> None:
-    """The child: argv holds the channel's descriptor, then what compile_programs was given."""
-    channel = socket.socket(fileno=int(sys.argv[1]))
+def main() -> int:
+    """The child: what _compile gave it on the command line; the object goes to stdout."""
     try:
-        answer, fds = _build(int(sys.argv[2]), sys.argv[3])
-    except MimicError as error:
-        kind = "missing" if isinstance(error, MissingDependencyError) else "attach"
-        answer, fds = {"kind": kind, "error": str(error), "hint": error.hint}, []
-    socket.send_fds(channel, [json.dumps(answer).encode()], fds)
+        built = _build(int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))
+    except ImportError:
+        return _EXIT_MISSING
+    except MissingDependencyError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.buffer.write(built.encode())
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -193,12 +193,14 @@ class Netlink:
             try:
                 self._ipr.tc("add", "clsact", ifindex)
             except NetlinkError as error:
-                if error.code == errno.EEXIST:
+                kinds = {q.get_attr("TCA_KIND") for q in self._ipr.get_qdiscs(ifindex)}
+                if error.code == errno.EEXIST and "clsact" in kinds:
                     return False
+                # an ingress qdisc takes egress filters as well, and runs them on ingress
                 raise AttachError(
                     f"cannot add a clsact qdisc: {_words(error)}",
-                    "the interface has an ingress qdisc of another program; remove that"
-                    if error.code == errno.EINVAL
+                    "the interface has an ingress qdisc of somebody else: `tc qdisc show` names it"
+                    if "ingress" in kinds
                     else "mimicd needs CAP_NET_ADMIN, or root",
                 ) from error
             return True

@@ -236,7 +236,7 @@ class Foreground(Program):
         self._stack.close()
 
     def await_attached(self, within_s: float = READY_WITHIN_S) -> None:
-        """Wait until TC filters are on both sides of the host's interface: the last to be attached."""
+        """Wait for TC filters on both sides of the interface: the last to be attached."""
 
         def attached() -> bool:
             self.check_running()
