@@ -2,6 +2,7 @@
 #
 # make demo       the main job on real traffic, shown and checked
 # make test       every test (as root)
+# make peers      fetch the programs that the tunnel is tested against
 # make check      format, lint, types and unit tests, without root
 # make install    commands, libraries, bus policy and units, in $(DESTDIR)$(prefix)
 # make uninstall  what install put there
@@ -49,7 +50,7 @@ define reload_units
 endef
 
 .SILENT:
-.PHONY: all demo test check install uninstall
+.PHONY: all demo test peers check install uninstall
 all: check
 
 demo:
@@ -57,6 +58,9 @@ demo:
 
 test:
 	./test.sh
+
+peers:
+	sh tests/peers/fetch.sh
 
 check:
 	./setup.sh --dev

@@ -13,9 +13,9 @@
 set -eu
 
 program="python3 python3-bpfcc python3-dbus-next python3-pyroute2 python3-uvloop
-    linux-libc-dev dbus python3-h11 python3-cryptography"
+    linux-libc-dev dbus python3-h11 python3-cryptography python3-numpy"
 checkout="python3-venv python3-wheel iproute2 nftables iperf3 tshark tcpdump ethtool procps"
-tools="ca-certificates libcap2-bin"
+tools="ca-certificates libcap2-bin openssl curl"
 
 # Debian's own Python, whatever stands first on PATH: it is the one that sees Debian's packages.
 python=/usr/bin/python3
@@ -69,7 +69,7 @@ step() {
     shift 2
     [ "$(cat "$stamp" 2>/dev/null)" != "$key" ] || return 0
     rm -f "$stamp"
-    "$@"
+    "$@" || return
     echo "$key" >"$stamp"
 }
 
@@ -102,6 +102,17 @@ install_tools() {
     say "installing the test tools into .venv, pinned by hash"
     pip_install --no-deps --require-hashes --requirement requirements-dev.txt ||
         fail "install the test tools"
+}
+
+# Other programs that the tunnel is tested against, unpacked into a folder. Without them their tests
+# are skipped, which only CI takes for a failure.
+fetch_peers() {
+    say "fetching the programs that the tunnel is tested against"
+    apt update || true
+    if ! sh tests/peers/fetch.sh >>"$log" 2>&1; then
+        say "cannot fetch them: $(complaint); their tests will be skipped"
+        return 1
+    fi
 }
 
 key_of() { cat "$@" | sha256sum | cut -d ' ' -f 1; }
@@ -142,4 +153,6 @@ install_packages $packages
 [ "${1-}" != --packages ] || exit 0
 step venv "$(pwd) $(readlink -f "$python")" make_venv
 step project "$(key_of pyproject.toml mimicd/__init__.py)" install_project
-[ "${1-}" != --dev ] || step tools "$(key_of requirements-dev.txt)" install_tools
+[ "${1-}" = --dev ] || exit 0
+step tools "$(key_of requirements-dev.txt)" install_tools
+step peers "$(key_of tests/peers/fetch.sh)" fetch_peers || true

@@ -4,4 +4,5 @@
 # then unit tests, then those that need root. Options go to pytest: ./test.sh -k name -m 'not slow'
 cd "$(dirname "$0")" || exit 1
 ./setup.sh --dev || exit
-exec .venv/bin/python -m pytest "$@"
+# What takes long is left out; `./test.sh -m slow` runs it.
+exec .venv/bin/python -m pytest -m 'not slow' "$@"
