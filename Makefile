@@ -18,6 +18,9 @@ unitdir = $(prefix)/lib/systemd/system
 policydir = $(if $(filter /usr,$(prefix)),/usr/share,/etc)/dbus-1/system.d
 servicedir = $(datadir)/dbus-1/system-services
 interfacedir = $(datadir)/dbus-1/interfaces
+# polkit reads actions under /usr/share only
+actiondir = /usr/share/polkit-1/actions
+exampledir = $(datadir)/doc/mimicd/examples
 python = /usr/bin/python3
 
 modules = $(shell find mimicd mimicctl kaminari -name '*.py')
@@ -26,6 +29,8 @@ policies = $(wildcard dbus/*.conf)
 services = $(wildcard dbus/*.service)
 interfaces = $(wildcard dbus/*.xml)
 units = $(wildcard systemd/*.service)
+actions = $(wildcard dbus/*.policy)
+examples = $(wildcard systemd/*.example)
 
 # $(call put,FILES,FOLDER): files in the tree name the commands where a distribution has them.
 define put
@@ -80,6 +85,10 @@ install:
 	$(call put,$(services),$(servicedir))
 	$(call put,$(interfaces),$(interfacedir))
 	$(call put,$(units),$(unitdir))
+	# what bus activation starts; shipped, so that it works before anything is enabled
+	ln -sf mimicd.service '$(DESTDIR)$(unitdir)/dbus-org.mimicd1.service'
+	$(call put,$(actions),$(actiondir))
+	$(call put,$(examples),$(exampledir))
 	$(reload_units)
 	echo 'installed in $(DESTDIR)$(prefix): mimicd, mimicctl, kaminaric, kaminaris'
 
@@ -90,5 +99,9 @@ uninstall:
 	rm -f $(foreach file,$(policies),'$(DESTDIR)$(policydir)/$(notdir $(file))') \
 	    $(foreach file,$(services),'$(DESTDIR)$(servicedir)/$(notdir $(file))') \
 	    $(foreach file,$(interfaces),'$(DESTDIR)$(interfacedir)/$(notdir $(file))') \
-	    $(foreach file,$(units),'$(DESTDIR)$(unitdir)/$(notdir $(file))')
+	    $(foreach file,$(units),'$(DESTDIR)$(unitdir)/$(notdir $(file))') \
+	    '$(DESTDIR)$(unitdir)/dbus-org.mimicd1.service' \
+	    $(foreach file,$(actions),'$(DESTDIR)$(actiondir)/$(notdir $(file))')
+	rm -rf '$(DESTDIR)$(exampledir)'
+	test -n '$(DESTDIR)' || rm -rf /var/cache/mimicd
 	$(reload_units)

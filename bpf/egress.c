@@ -421,6 +421,19 @@ static __always_inline int hop(struct __sk_buff *skb, const struct config *cfg, 
 	return bpf_redirect(cfg->hop_ifindex, 0);
 }
 
+/* Asked last of all: from here to the wire is the least that another CPU can overtake. */
+static __always_inline int may_still_open(const struct flow_key *flow, const struct send_verdict *v,
+					  struct conn *c, u64 now)
+{
+	struct half_open *hint = half_opens.lookup((struct flow_key *)flow);
+	int opens;
+
+	bpf_spin_lock(&c->lock);
+	opens = conn_still_opens(c, v->generation, hint, now);
+	bpf_spin_unlock(&c->lock);
+	return opens;
+}
+
 /* What the state machine decided becomes a packet. */
 static __always_inline int apply_send(struct __sk_buff *skb, const struct config *cfg,
 				      const struct flow_key *flow, const struct packet *p,
@@ -462,9 +475,11 @@ static __always_inline int apply_send(struct __sk_buff *skb, const struct config
 	}
 	if (v->given_up)
 		count(v->given_up);
-	count(kind);
 	if (become_control(skb, p, o, &v->control, cfg, wscale_of(rule), b->options))
 		return drop(DROP_REWRITE);
+	if (v->action == SEND_HOLD_AND_OPEN && !may_still_open(flow, v, c, now))
+		return TC_ACT_STOLEN;
+	count(kind);
 	return pass(skb, cfg);
 }
 

@@ -263,8 +263,16 @@ static __always_inline int apply_receive(frame *f, struct config *cfg,
 			.peer_mss = s->mss,
 			.peer_wscale = s->wscale,
 		};
+		struct conn *c;
 
 		half_opens.update((struct flow_key *)flow, &hint);
+		/* Either egress on another CPU sees the hint, or its connection is seen here. */
+		c = conns.lookup((struct flow_key *)flow);
+		if (c) {
+			bpf_spin_lock(&c->lock);
+			conn_crossed(c, s, v, now);
+			bpf_spin_unlock(&c->lock);
+		}
 	}
 	count(v->counter);
 	if (v->control.flags && v->limited && !rst_allowed(cfg, now))

@@ -123,6 +123,17 @@ static __always_inline void receive_crossing(struct conn *c, const struct segmen
 	answer(v, TCP_SYN | TCP_ACK, c->isn, c->ack, WINDOW_OF_SYN);
 }
 
+/* A SYN was answered without looking back; a datagram opened the connection meanwhile. */
+static __always_inline void conn_crossed(struct conn *c, const struct segment *s,
+					 struct receive_verdict *v, __u64 now)
+{
+	if (c->state != SYN_SENT)
+		return;
+	c->last_rx_ns = now;
+	v->control.flags = 0;
+	receive_crossing(c, s, v);
+}
+
 static __always_inline void established(struct conn *c, struct receive_verdict *v,
 					const struct rule *rule, __u64 now)
 {

@@ -121,23 +121,50 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 	}
 }
 
+/* Whether the peer's SYN was answered, and that since the connection ended. */
+static __always_inline int hint_counts(const struct conn *c, const struct half_open *hint, __u64 now)
+{
+	return hint && hint->at_ns > c->reset_ns &&
+	       (__s64)(now - hint->at_ns) < (__s64)HALF_OPEN_NS;
+}
+
+/* The peer's SYN was answered a moment ago: wait for its ACK, not open as well. */
+static __always_inline void conn_await_ack(struct conn *c, const struct half_open *hint, __u64 now)
+{
+	c->isn = hint->isn;
+	c->seq = hint->isn + 1;
+	c->peer_isn = hint->peer_isn;
+	c->ack = hint->peer_isn + 1;
+	c->peer_wscale = hint->peer_wscale;
+	c->peer_mss = hint->peer_mss;
+	c->state = SYN_RECEIVED;
+	c->role = RESPONDER;
+	c->state_since_ns = now;
+}
+
+/*
+ * Whether the SYN, ready now, may still leave. The peer's own may have been answered on
+ * another CPU meanwhile, and a SYN behind that answer is what firewalls refuse.
+ */
+static __always_inline int conn_still_opens(struct conn *c, __u32 generation,
+					    const struct half_open *hint, __u64 now)
+{
+	if (c->generation != generation || c->state != SYN_SENT)
+		return 0;
+	if (c->flags & CROSSED || !hint_counts(c, hint, now))
+		return 1;
+	conn_await_ack(c, hint, now);
+	return 0;
+}
+
 static __always_inline void send_idle(struct conn *c, struct send_verdict *v,
 				      const struct rule *rule, const struct half_open *hint,
 				      __u32 random, __u64 now)
 {
 	__u64 since = c->last_rx_ns > c->reset_ns ? c->last_rx_ns : c->reset_ns;
 
-	if (hint && now - hint->at_ns < HALF_OPEN_NS && hint->at_ns > c->reset_ns) {
-		/* The peer's SYN was answered a moment ago: wait for its ACK, not open as well. */
-		c->isn = hint->isn;
-		c->seq = hint->isn + 1;
-		c->peer_isn = hint->peer_isn;
-		c->ack = hint->peer_isn + 1;
-		c->peer_wscale = hint->peer_wscale;
-		c->peer_mss = hint->peer_mss;
-		c->state = SYN_RECEIVED;
-		c->role = RESPONDER;
-		c->state_since_ns = now;
+	if (hint_counts(c, hint, now)) {
+		conn_await_ack(c, hint, now);
 		c->generation++;
 		v->reason = REASON_OPENED;
 		hold(c, v);

@@ -4,7 +4,11 @@
  * packets of one; so it leaves a note in front of the frame, and TC ingress does both.
  */
 
-/* In front of the frame, from XDP to TC ingress; nothing on the wire can set it. */
+/*
+ * In front of the frame, from XDP to TC ingress; nothing on the wire can set it. But an
+ * skb that we send back keeps it, and may come in at another interface of this kernel
+ * (veth): so the magic is mixed with a mark that is random for each interface.
+ */
 struct reply_note {
 	u32 magic;
 	struct control control; /* NOTE_DELIVER_AND_REPLY: the segment to send */
@@ -14,7 +18,7 @@ struct reply_note {
 #define NOTE_DELIVER_AND_REPLY 0x6d6d0002
 #define NOTE_APPEND_AND_REPLY 0x6d6d0003
 
-static __always_inline struct reply_note *note_make(frame *f, u32 magic)
+static __always_inline struct reply_note *note_make(frame *f, const struct config *cfg, u32 magic)
 {
 	struct reply_note *note;
 	void *data;
@@ -26,7 +30,7 @@ static __always_inline struct reply_note *note_make(frame *f, u32 magic)
 	if ((void *)(note + 1) > data)
 		return 0;
 	__builtin_memset(note, 0, sizeof(*note));
-	note->magic = magic;
+	note->magic = magic ^ cfg->deliver_mark;
 	return note;
 }
 
@@ -34,7 +38,7 @@ static __always_inline struct reply_note *note_make(frame *f, u32 magic)
 static __always_inline int frame_send_back(frame *f, const struct config *cfg, const u8 *options,
 					   int missing)
 {
-	struct reply_note *note = note_make(f, missing ? NOTE_APPEND_AND_REPLY : NOTE_REPLY);
+	struct reply_note *note = note_make(f, cfg, missing ? NOTE_APPEND_AND_REPLY : NOTE_REPLY);
 
 	if (!note) /* a driver without metadata may still have a working XDP_TX */
 		return missing ? receive_dropped(DROP_RX_REWRITE) : XDP_TX;
@@ -47,7 +51,7 @@ static __always_inline int frame_send_back(frame *f, const struct config *cfg, c
 static __always_inline int frame_deliver_and_reply(frame *f, const struct config *cfg,
 						   const struct control *c)
 {
-	struct reply_note *note = note_make(f, NOTE_DELIVER_AND_REPLY);
+	struct reply_note *note = note_make(f, cfg, NOTE_DELIVER_AND_REPLY);
 
 	if (note)
 		note->control = *c;
@@ -82,7 +86,7 @@ int mimic_reply(struct __sk_buff *skb)
 	struct reply_note *note = (void *)(long)skb->data_meta;
 	void *data = (void *)(long)skb->data;
 	u8 options[SYN_OPTIONS];
-	u32 length = skb->len;
+	u32 length = skb->len, magic;
 	struct control c;
 
 	if (!cfg)
@@ -93,16 +97,17 @@ int mimic_reply(struct __sk_buff *skb)
 	}
 	if ((void *)(note + 1) > data)
 		return TC_ACT_UNSPEC;
-	if (note->magic == NOTE_REPLY)
+	magic = note->magic ^ cfg->deliver_mark;
+	if (magic == NOTE_REPLY)
 		return bpf_redirect(cfg->ifindex, 0);
-	if (note->magic == NOTE_APPEND_AND_REPLY) {
+	if (magic == NOTE_APPEND_AND_REPLY) {
 		__builtin_memcpy(options, note->options, SYN_OPTIONS);
 		if (bpf_skb_change_tail(skb, length + SYN_OPTIONS, 0) ||
 		    bpf_skb_store_bytes(skb, length, options, SYN_OPTIONS, 0))
 			return drop(DROP_REWRITE);
 		return bpf_redirect(cfg->ifindex, 0);
 	}
-	if (note->magic != NOTE_DELIVER_AND_REPLY)
+	if (magic != NOTE_DELIVER_AND_REPLY)
 		return TC_ACT_UNSPEC;
 	c = note->control;
 	return deliver_and_reply(skb, cfg, &c);

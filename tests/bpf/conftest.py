@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The programs are compiled once for all tests; each test finds their maps empty."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.bpf.plane import Plane, build
+from tests.bpf.plane import Build, Plane
 from tests.rig.namespace import Namespace
 from tests.rig.namespace import _enter_network as enter_network
 
@@ -30,45 +30,59 @@ def inside() -> Iterator[ThreadPoolExecutor]:
         yield thread
 
 
-def opened(
-    inside: ThreadPoolExecutor, link_bytes: int = 14, with_btf: bool = True
-) -> Iterator[Plane]:
-    plane = build(inside, link_bytes, with_btf)
-    yield plane
-    plane.close()
+BUILDS = {
+    "xdp": Build(),
+    "tc": Build(receive_on="tc"),
+    "whole sums": Build(with_btf=False),
+    "no link header": Build(link_bytes=0),
+    "no link header, tc": Build(link_bytes=0, receive_on="tc"),
+}
 
 
 @pytest.fixture(scope="session")
-def ethernet_build(inside: ThreadPoolExecutor) -> Iterator[Plane]:
-    yield from opened(inside)
+def open_build(
+    inside: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Plane]]:
+    """Compiles a build when it is first asked for."""
+    planes: dict[str, Plane] = {}
+    cache = tmp_path_factory.mktemp("cache")
+
+    def open_(name: str) -> Plane:
+        if name not in planes:
+            planes[name] = BUILDS[name].compile(inside, cache)
+        planes[name].reset()
+        return planes[name]
+
+    yield open_
+    for plane in planes.values():
+        plane.close()
 
 
-@pytest.fixture(scope="session")
-def whole_sum_build(inside: ThreadPoolExecutor) -> Iterator[Plane]:
-    yield from opened(inside, with_btf=False)
+@pytest.fixture(params=["xdp", "tc"])
+def plane(request: pytest.FixtureRequest, open_build: Callable[[str], Plane]) -> Plane:
+    """For an interface with Ethernet headers, receiving on either hook."""
+    return open_build(request.param)
 
 
-@pytest.fixture(scope="session")
-def headerless_build(inside: ThreadPoolExecutor) -> Iterator[Plane]:
-    yield from opened(inside, link_bytes=0)
+@pytest.fixture(params=["xdp", "whole sums"])
+def sending_plane(request: pytest.FixtureRequest, open_build: Callable[[str], Plane]) -> Plane:
+    """Where the kernel tells how it left a checksum, and where it does not."""
+    return open_build(request.param)
 
 
 @pytest.fixture
-def plane(ethernet_build: Plane) -> Plane:
-    """For an interface with Ethernet headers."""
-    ethernet_build.reset()
-    return ethernet_build
+def whole_sum_plane(open_build: Callable[[str], Plane]) -> Plane:
+    """Where the kernel does not tell."""
+    return open_build("whole sums")
 
 
 @pytest.fixture
-def whole_sum_plane(whole_sum_build: Plane) -> Plane:
-    """The same where the kernel does not tell how it left a checksum."""
-    whole_sum_build.reset()
-    return whole_sum_build
+def xdp_plane(open_build: Callable[[str], Plane]) -> Plane:
+    """Receiving on XDP, with a program for answers on TC ingress."""
+    return open_build("xdp")
 
 
-@pytest.fixture
-def headerless_plane(headerless_build: Plane) -> Plane:
+@pytest.fixture(params=["no link header", "no link header, tc"])
+def headerless_plane(request: pytest.FixtureRequest, open_build: Callable[[str], Plane]) -> Plane:
     """For an interface without link headers."""
-    headerless_build.reset()
-    return headerless_build
+    return open_build(request.param)

@@ -5,16 +5,16 @@ The runs happen in a namespace of their own, whose loopback stands for the inter
 skb claims to be of ifindex 1, and what a program clones really leaves there.
 """
 
-import contextlib
 import dataclasses
 import enum
 import os
+import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +24,7 @@ from mimicd.core.model import Filter, FlowSettings
 from mimicd.kernel import compiler, dataplane
 from mimicd.kernel.bpf import Map, ProgramRun, run_once
 from mimicd.kernel.ring import Ring
+from tests.rig.segment import decode_packet
 
 LOOPBACK_IFINDEX = 1
 RESEND_MARK, COMMAND_MARK, DELIVER_MARK = 0x5EAD1, 0xC0DE2, 0xDE113
@@ -33,6 +34,7 @@ NS_PER_S = 1_000_000_000
 
 _KEY = struct.Struct("=I")
 _HALF_OPEN_BYTES = 24
+_WINDOW_UPDATE = abi.COUNTERS.index("tx-window-update")
 _RST_AT_OFFSET = 48  # of rst_at_ns in struct config
 # struct __sk_buff up to gso_size: only mark (at 8) and gso_size (at 176) may be set here
 _CONTEXT = struct.Struct("=8xI164xI12x")
@@ -50,7 +52,7 @@ class Departure(enum.IntEnum):
 
 
 class Arrival(enum.Enum):
-    """What became of a frame at XDP."""
+    """What became of a received frame."""
 
     DROPPED = "dropped"
     PASSED = "passed"
@@ -72,7 +74,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A frame that XDP has seen."""
+    """A frame that has been received, and if it is delivered and answered, the answer."""
 
     kind: Arrival
     frame: bytes
@@ -87,20 +89,23 @@ def now_ns() -> int:
 class Plane:
     """Programs and maps of one build. `reset` makes it as new."""
 
-    def __init__(self, fds: dict[str, int], inside: ThreadPoolExecutor) -> None:
-        """`inside`: its thread is in the namespace."""
+    def __init__(self, fds: dict[str, int], inside: ThreadPoolExecutor, on_xdp: bool) -> None:
+        """`inside`: its thread is in the namespace. `on_xdp`: where it receives."""
         self.fds = fds
         self._inside = inside
+        self._on_xdp = on_xdp
         sizes = dict(dataplane._KEY_AND_VALUE_BYTES)
         sizes["counters"] = (4, 8 * dataplane._possible_cpus())
         sizes["half_opens"] = (abi.FLOW_KEY.size, _HALF_OPEN_BYTES)
         self.maps = {name: Map(fds[name], *size) for name, size in sizes.items()}
         self._ring = Ring(fds["ring"], dataplane.RING_BYTES)
+        self._clones = inside.submit(_listen).result()
         self._counted = [0] * len(abi.COUNTERS)
         self._rules = 0
 
     def close(self) -> None:
         self._ring.close()
+        self._clones.close()
         for fd in self.fds.values():
             os.close(fd)
 
@@ -115,6 +120,7 @@ class Plane:
         self.configure(mtu_bytes)
         self.events()
         self.counted()
+        self.forget_clones()
 
     def configure(self, mtu_bytes: int = MTU_BYTES, hop_ifindex: int = 0) -> None:
         """The interface as the programs see it; forgets when the last RST was sent."""
@@ -169,13 +175,14 @@ class Plane:
 
     def counted(self) -> dict[str, int]:
         """What the counters have risen by since the last call."""
-        counts = []
-        for index in range(len(abi.COUNTERS)):
-            raw = self.maps["counters"].lookup(_KEY.pack(index)) or b""
-            counts.append(sum(struct.unpack(f"={len(raw) // 8}Q", raw)))
+        counts = [self._count(index) for index in range(len(abi.COUNTERS))]
         before, self._counted = self._counted, counts
         rises = zip(abi.COUNTERS, counts, before, strict=True)
         return {name: now - then for name, now, then in rises if now != then}
+
+    def _count(self, index: int) -> int:
+        raw = self.maps["counters"].lookup(_KEY.pack(index)) or b""
+        return sum(struct.unpack(f"={len(raw) // 8}Q", raw))
 
     def events(self) -> list[Event]:
         """What was told since the last call."""
@@ -188,18 +195,20 @@ class Plane:
         return self._run(compiler.EGRESS, frame, _CONTEXT.pack(mark, gso_bytes))
 
     def reply(self, frame: bytes, mark: int = 0) -> ProgramRun:
-        """One frame into TC ingress."""
+        """One frame that XDP has passed."""
         return self._run(compiler.REPLY, frame, _CONTEXT.pack(mark, 0))
 
     def ingress(self, frame: bytes) -> Arrived:
         """One frame in."""
+        if not self._on_xdp:
+            return self._ingress_on_tc(frame)
         run = self._run(compiler.INGRESS, frame, b"")
         if run.result == 1:
             return Arrived(Arrival.DROPPED, run.data, None)
         assert run.result == 2, f"XDP returned {run.result}"
         magic, *numbers = _NOTE.unpack_from(run.data.ljust(_NOTE.size, b"\0"))
         frame = run.data[_NOTE.size :]
-        match magic:
+        match magic ^ DELIVER_MARK:
             case 0x6D6D0001:
                 return Arrived(Arrival.ANSWERED, frame, None)
             case 0x6D6D0002:
@@ -209,27 +218,61 @@ class Plane:
             case _:
                 return Arrived(Arrival.PASSED, run.data, None)
 
+    def _ingress_on_tc(self, frame: bytes) -> Arrived:
+        updates = self._count(_WINDOW_UPDATE)
+        self.forget_clones()
+        run = self._run(compiler.INGRESS, frame, _CONTEXT.pack(0, 0))
+        match Departure(run.result):
+            case Departure.SENT:
+                return Arrived(Arrival.PASSED, run.data, None)
+            case Departure.DROPPED:
+                return Arrived(Arrival.DROPPED, run.data, None)
+            case Departure.REDIRECTED if self._count(_WINDOW_UPDATE) == updates:
+                return Arrived(Arrival.ANSWERED, run.data, None)
+            case Departure.REDIRECTED:
+                answer = decode_packet(run.data[14:])
+                assert answer is not None
+                assert answer.checksum_right
+                note = Note(answer.seq, answer.ack, answer.window, answer.flags)
+                return Arrived(Arrival.DELIVERED_AND_ANSWERED, self.clone(), note)
+            case other:
+                raise AssertionError(f"TC ingress returned {other.name}")
+
     def _run(self, program: str, frame: bytes, context: bytes) -> ProgramRun:
         return self._inside.submit(run_once, self.fds[program], frame, context).result()
 
-    @contextlib.contextmanager
-    def clones(self) -> Iterator[socket.socket]:
-        """A socket that receives what leaves as a clone."""
+    def clone(self) -> bytes:
+        """The next frame that was sent, or delivered, as a clone."""
+        return self._clones.recv(65536)
 
-        def listen() -> socket.socket:
-            packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-            packet.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            packet.bind(("lo", _ETH_P_ALL))
-            packet.settimeout(5)
-            return packet
-
-        with self._inside.submit(listen).result() as packet:
-            yield packet
+    def forget_clones(self) -> None:
+        """Those that nobody asked for."""
+        while select.select([self._clones], [], [], 0)[0]:
+            self._clones.recv(65536)
 
 
-def build(inside: ThreadPoolExecutor, link_bytes: int = 14, with_btf: bool = True) -> Plane:
-    """Compile and load. Without BTF every checksum is computed whole, as for unfinished ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not with_btf:
-            patch.setenv("MIMICD_NO_BTF", "1")
-        return Plane(compiler.compile_programs(link_bytes), inside)
+def _listen() -> socket.socket:
+    packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    packet.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+    packet.bind(("lo", _ETH_P_ALL))
+    packet.settimeout(5)
+    return packet
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What the programs are compiled for."""
+
+    link_bytes: int = 14
+    with_btf: bool = True
+    """Without it every checksum is computed whole, as for unfinished ones."""
+    receive_on: str = "xdp"
+
+    def compile(self, inside: ThreadPoolExecutor, cache: Path) -> Plane:
+        """`cache`: the folder for what is compiled."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CACHE_DIRECTORY", str(cache))
+            if not self.with_btf:
+                patch.setenv("MIMICD_NO_BTF", "1")
+            fds = compiler.compile_programs(self.link_bytes, self.receive_on)
+        return Plane(fds, inside, self.receive_on == "xdp")

@@ -42,12 +42,6 @@ def payload(size: int) -> bytes:
     return random.Random(size).randbytes(size)
 
 
-@pytest.fixture(params=BUILDS)
-def any_plane(request: pytest.FixtureRequest) -> Plane:
-    plane: Plane = request.getfixturevalue(request.param)
-    return plane
-
-
 def connected(plane: Plane, version: int, padding: int = 0) -> Talk:
     conversation = talk(plane, version, FlowSettings(padding=padding))
     conversation.connect()
@@ -65,9 +59,9 @@ def send_data(conversation: Talk, frame: bytes, padding: int = 0, **expected: bo
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_datagram_of_any_size_becomes_a_data_segment(
-    any_plane: Plane, version: int, padding: int
+    sending_plane: Plane, version: int, padding: int
 ) -> None:
-    conversation = connected(any_plane, version, padding)
+    conversation = connected(sending_plane, version, padding)
     # 1500 bytes of MTU, less the longest headers and padding
     sizes = [size for size in SIZES if size <= 1500 - 40 - 20 - 16]
     total = conversation.entry.tx_bytes
@@ -75,15 +69,15 @@ def test_a_datagram_of_any_size_becomes_a_data_segment(
         frame = udp_frame(conversation.local, conversation.remote, payload(size))
         send_data(conversation, frame, padding)
         conversation.take_all()
-    assert any_plane.counted()["tx-data"] == len(sizes)
+    assert sending_plane.counted()["tx-data"] == len(sizes)
     assert conversation.entry.tx_bytes == total + sum(sizes)
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_large_datagram_becomes_a_data_segment(any_plane: Plane, version: int) -> None:
+def test_a_large_datagram_becomes_a_data_segment(sending_plane: Plane, version: int) -> None:
     for padding in (0, 3, 16):
-        any_plane.reset(mtu_bytes=9000)
-        conversation = connected(any_plane, version, padding)
+        sending_plane.reset(mtu_bytes=9000)
+        conversation = connected(sending_plane, version, padding)
         for size in LARGE_SIZES:
             frame = udp_frame(conversation.local, conversation.remote, payload(size))
             send_data(conversation, frame, padding)
@@ -91,8 +85,8 @@ def test_a_large_datagram_becomes_a_data_segment(any_plane: Plane, version: int)
 
 @pytest.mark.parametrize("padding", [0, 1, 15, PADDING_RANDOM])
 @pytest.mark.parametrize("options_bytes", range(4, 44, 4))
-def test_options_of_ipv4_stay(any_plane: Plane, options_bytes: int, padding: int) -> None:
-    conversation = connected(any_plane, 4, padding)
+def test_options_of_ipv4_stay(sending_plane: Plane, options_bytes: int, padding: int) -> None:
+    conversation = connected(sending_plane, 4, padding)
     for size in (0, 1, 11, 12, 13, 40, 41, 1000):
         datagram = udp(conversation.local, conversation.remote, payload(size))
         options = OPTIONS[:options_bytes]
@@ -104,8 +98,8 @@ def test_options_of_ipv4_stay(any_plane: Plane, options_bytes: int, padding: int
 
 @pytest.mark.parametrize("units", [0, 1, 3])
 @pytest.mark.parametrize("depth", range(1, 9))
-def test_extension_headers_of_ipv6_stay(any_plane: Plane, depth: int, units: int) -> None:
-    conversation = connected(any_plane, 6, 5)
+def test_extension_headers_of_ipv6_stay(sending_plane: Plane, depth: int, units: int) -> None:
+    conversation = connected(sending_plane, 6, 5)
     kinds = CHAIN[:depth]
     for size in (0, 1, 17, 18, 40, 41, 1000):
         datagram = udp(conversation.local, conversation.remote, payload(size))
@@ -120,9 +114,9 @@ def test_extension_headers_of_ipv6_stay(any_plane: Plane, depth: int, units: int
         send_data(conversation, link_header(6) + packet, 5)
 
 
-def test_the_longest_extension_headers_stay(any_plane: Plane) -> None:
+def test_the_longest_extension_headers_stay(sending_plane: Plane) -> None:
     """Ethernet, IPv6 and 264 bytes of extension headers are 318 bytes: as far as is looked."""
-    conversation = connected(any_plane, 6)
+    conversation = connected(sending_plane, 6)
     ends = (conversation.local, conversation.remote)
     first = extension_chain([HOP_BY_HOP], DESTINATION_OPTIONS)
     rest = extension_chain([DESTINATION_OPTIONS, DESTINATION_OPTIONS], UDP, units=15)
@@ -163,9 +157,9 @@ def test_an_interface_without_link_header_sends_data_segments(
 @pytest.mark.parametrize("padding", [0, 1, 16])
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_datagram_without_checksum_gets_a_whole_one(
-    any_plane: Plane, version: int, padding: int
+    sending_plane: Plane, version: int, padding: int
 ) -> None:
-    conversation = connected(any_plane, version, padding)
+    conversation = connected(sending_plane, version, padding)
     ends = (conversation.local, conversation.remote)
     for size in SIZES[:70]:
         packet = ip_packet(*ends, UDP, udp(*ends, payload(size), check=0))
@@ -184,13 +178,13 @@ def test_a_wrong_checksum_stays_wrong(plane: Plane, version: int) -> None:
             send_data(conversation, bytes(broken), padding, checksum_right=False)
 
 
-def test_link_padding_behind_the_datagram_is_cut_off(any_plane: Plane) -> None:
+def test_link_padding_behind_the_datagram_is_cut_off(sending_plane: Plane) -> None:
     for version in (4, 6):
-        any_plane.reset()
-        conversation = connected(any_plane, version)
+        sending_plane.reset()
+        conversation = connected(sending_plane, version)
         frame = udp_frame(conversation.local, conversation.remote, b"short")
         before = conversation.entry
-        run = any_plane.egress(frame + b"\xaa" * 30)
+        run = sending_plane.egress(frame + b"\xaa" * 30)
         assert run.result == Departure.SENT
         assert_disguised(frame, run.data, before, 0)
 
@@ -252,18 +246,18 @@ OTHERS = others()
 
 
 @pytest.mark.parametrize("frame", OTHERS.values(), ids=OTHERS.keys())
-def test_what_is_not_ours_leaves_bit_for_bit(any_plane: Plane, frame: bytes) -> None:
+def test_what_is_not_ours_leaves_bit_for_bit(sending_plane: Plane, frame: bytes) -> None:
     for version in (4, 6):
-        talk(any_plane, version)
-    run = any_plane.egress(frame)
+        talk(sending_plane, version)
+    run = sending_plane.egress(frame)
     assert (run.result, run.data) == (Departure.SENT, frame)
-    assert any_plane.counted() == {}
-    assert any_plane.maps["conns"].all_keys() == []
+    assert sending_plane.counted() == {}
+    assert sending_plane.maps["conns"].all_keys() == []
 
 
-def test_without_a_filter_everything_leaves_bit_for_bit(any_plane: Plane) -> None:
+def test_without_a_filter_everything_leaves_bit_for_bit(sending_plane: Plane) -> None:
     for version in (4, 6):
         frame = udp_frame(LOCAL[version], HIGHER_REMOTE[version], payload(100))
-        run = any_plane.egress(frame)
+        run = sending_plane.egress(frame)
         assert (run.result, run.data) == (Departure.SENT, frame)
-    assert any_plane.counted() == {}
+    assert sending_plane.counted() == {}

@@ -27,12 +27,6 @@ from tests.rig.segment import checksum
 ICMP, ICMPV6 = 1, 58
 
 
-@pytest.fixture(params=["plane", "whole_sum_plane"])
-def any_plane(request: pytest.FixtureRequest) -> Plane:
-    plane: Plane = request.getfixturevalue(request.param)
-    return plane
-
-
 def connected(plane: Plane, version: int, padding: int = 0) -> Talk:
     conversation = talk(plane, version, FlowSettings(padding=padding))
     conversation.connect()
@@ -48,19 +42,19 @@ def assert_dropped(conversation: Talk, frame: bytes, counter: str) -> None:
     assert conversation.entry == before
 
 
-def test_a_first_fragment_is_dropped_and_a_later_one_passes(any_plane: Plane) -> None:
-    conversation = connected(any_plane, 4)
+def test_a_first_fragment_is_dropped_and_a_later_one_passes(sending_plane: Plane) -> None:
+    conversation = connected(sending_plane, 4)
     ends = (conversation.local, conversation.remote)
     datagram = udp(*ends, bytes(1400), length_error=1000)
     first = ip_packet(*ends, UDP, datagram, fragment=MORE_FRAGMENTS)
     assert_dropped(conversation, link_header(4) + first, "drop-fragment")
     later = link_header(4) + ip_packet(*ends, UDP, bytes(1000), fragment=1408 // 8)
-    run = any_plane.egress(later)
+    run = sending_plane.egress(later)
     assert (run.result, run.data) == (Departure.SENT, later)
 
 
-def test_a_first_fragment_of_ipv6_is_dropped_and_a_later_one_passes(any_plane: Plane) -> None:
-    conversation = connected(any_plane, 6)
+def test_a_first_fragment_of_ipv6_is_dropped_and_a_later_one_passes(sending_plane: Plane) -> None:
+    conversation = connected(sending_plane, 6)
     ends = (conversation.local, conversation.remote)
 
     def fragment(offset_and_more: int) -> bytes:
@@ -71,16 +65,16 @@ def test_a_first_fragment_of_ipv6_is_dropped_and_a_later_one_passes(any_plane: P
 
     assert_dropped(conversation, fragment(1), "drop-fragment")
     later = fragment(64)
-    run = any_plane.egress(later)
+    run = sending_plane.egress(later)
     assert (run.result, run.data) == (Departure.SENT, later)
     # offset 0 and no more to come (RFC 6946): whole
-    assert any_plane.egress(fragment(0)).result == Departure.SENT
-    assert any_plane.counted() == {"tx-data": 1}
+    assert sending_plane.egress(fragment(0)).result == Departure.SENT
+    assert sending_plane.counted() == {"tx-data": 1}
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_lengths_that_do_not_agree_are_dropped(any_plane: Plane, version: int) -> None:
-    conversation = connected(any_plane, version)
+def test_lengths_that_do_not_agree_are_dropped(sending_plane: Plane, version: int) -> None:
+    conversation = connected(sending_plane, version)
     ends = (conversation.local, conversation.remote)
     for ip_error, udp_error in ((0, 1), (0, -1), (0, -len(DATAGRAM) - 1), (-1, 0), (5, 5), (5, 0)):
         datagram = udp(*ends, DATAGRAM, length_error=udp_error)
@@ -120,27 +114,27 @@ def test_an_unfinished_checksum_behind_a_vlan_tag_is_never_sent_wrong(
 
 @pytest.mark.parametrize("padding", [0, 1, 16, PADDING_RANDOM])
 @pytest.mark.parametrize("version", [4, 6])
-def test_what_just_fits_the_mtu_is_sent(any_plane: Plane, version: int, padding: int) -> None:
-    conversation = connected(any_plane, version, padding)
+def test_what_just_fits_the_mtu_is_sent(sending_plane: Plane, version: int, padding: int) -> None:
+    conversation = connected(sending_plane, version, padding)
     most_padding = 10 if padding == PADDING_RANDOM else padding
     fits = 1500 - (20 if version == 4 else 40) - 20 - most_padding
     frame = udp_frame(conversation.local, conversation.remote, bytes(fits))
-    run = any_plane.egress(frame)
+    run = sending_plane.egress(frame)
     assert run.result == Departure.SENT
     assert len(run.data) <= 14 + 1500
-    assert any_plane.counted() == {"tx-data": 1}
+    assert sending_plane.counted() == {"tx-data": 1}
     frame = udp_frame(conversation.local, conversation.remote, bytes(fits + 1))
-    assert any_plane.egress(frame).result == Departure.REDIRECTED
-    assert any_plane.counted() == {"drop-too-big": 1}
+    assert sending_plane.egress(frame).result == Departure.REDIRECTED
+    assert sending_plane.counted() == {"drop-too-big": 1}
 
 
 @pytest.mark.parametrize("padding", [0, 5])
 def test_what_does_not_fit_is_answered_with_fragmentation_needed(
-    any_plane: Plane, padding: int
+    sending_plane: Plane, padding: int
 ) -> None:
-    conversation = connected(any_plane, 4, padding)
+    conversation = connected(sending_plane, 4, padding)
     frame = udp_frame(conversation.local, conversation.remote, bytes(1472))
-    run = any_plane.egress(frame)
+    run = sending_plane.egress(frame)
     assert run.result == Departure.REDIRECTED
     packet = run.data[14:]
     assert run.data[:14] == LOCAL_MAC + REMOTE_MAC + b"\x08\x00"
@@ -156,12 +150,12 @@ def test_what_does_not_fit_is_answered_with_fragmentation_needed(
     assert message[8:] == frame[14 : 14 + 28]
 
 
-def test_what_does_not_fit_is_answered_with_packet_too_big(any_plane: Plane) -> None:
+def test_what_does_not_fit_is_answered_with_packet_too_big(sending_plane: Plane) -> None:
     for mtu_bytes, told in ((1500, 1488), (1285, 1280)):
-        any_plane.reset(mtu_bytes)
-        conversation = connected(any_plane, 6)
+        sending_plane.reset(mtu_bytes)
+        conversation = connected(sending_plane, 6)
         frame = udp_frame(conversation.local, conversation.remote, bytes(mtu_bytes - 48))
-        run = any_plane.egress(frame)
+        run = sending_plane.egress(frame)
         assert run.result == Departure.REDIRECTED
         packet = run.data[14:]
         assert run.data[:14] == LOCAL_MAC + REMOTE_MAC + b"\x86\xdd"
@@ -176,11 +170,11 @@ def test_what_does_not_fit_is_answered_with_packet_too_big(any_plane: Plane) -> 
         assert len(message) >= 8 + 40 + 8
 
 
-def test_what_does_not_fit_and_may_be_fragmented_is_dropped(any_plane: Plane) -> None:
-    conversation = connected(any_plane, 4)
+def test_what_does_not_fit_and_may_be_fragmented_is_dropped(sending_plane: Plane) -> None:
+    conversation = connected(sending_plane, 4)
     ends = (conversation.local, conversation.remote)
     packet = ip_packet(*ends, UDP, udp(*ends, bytes(1472)), fragment=0)
     assert_dropped(conversation, link_header(4) + packet, "drop-too-big")
     packet = ip_packet(*ends, UDP, udp(*ends, bytes(1400)), fragment=0)
     assert not int.from_bytes(packet[6:8], "big") & DONT_FRAGMENT
-    assert any_plane.egress(link_header(4) + packet).result == Departure.SENT
+    assert sending_plane.egress(link_header(4) + packet).result == Departure.SENT

@@ -102,8 +102,10 @@ def test_a_probe_restores_the_window_and_is_answered(
 ) -> None:
     conversation = established(plane, version)
     seq = conversation.peer_seq + distance
+    before = conversation.entry
     answer = conversation.answer(conversation.segment(ACK, b"\0", seq=seq))
     assert conversation.entry.ack == seq + 1
+    assert conversation.entry.last_active_ns > before.last_active_ns
     assert conversation.entry.window == FULL_WINDOW_BYTES
     assert_bare_ack(answer, conversation, FULL_FIELD)
     assert plane.counted() == {"rx-probe": 1, "tx-ack": 1}
@@ -132,12 +134,16 @@ def test_a_bare_ack_never_moves_our_ack(plane: Plane, version: int, distance: in
 def test_data_is_delivered_in_order_of_arrival(plane: Plane, version: int, flags: int) -> None:
     conversation = established(plane, version, padding=3)
     first, second, third = (conversation.data(DATAGRAM + bytes([n]), flags) for n in range(3))
+    heard_ns = conversation.entry.last_active_ns
     for segment in (first, third, second, first):
         arrived = conversation.receive(segment)
         assert arrived.kind is Arrival.PASSED
         assert arrived.frame == restored(conversation.frame_of(segment), 3)
         # loss stays loss, and ack goes back with what comes late
-        assert conversation.entry.ack == segment.seq + len(segment.payload)
+        entry = conversation.entry
+        assert entry.ack == segment.seq + len(segment.payload)
+        assert entry.last_active_ns == entry.last_rx_ns > heard_ns
+        heard_ns = entry.last_rx_ns
         assert conversation.sent().ack == segment.seq + len(segment.payload)
     entry = conversation.entry
     assert (entry.rx_packets, entry.rx_bytes) == (4, 4 * (len(DATAGRAM) + 1))

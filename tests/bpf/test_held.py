@@ -17,12 +17,6 @@ from tests.rig.segment import ACK, PSH, RST, decode_datagram
 LOST = abi.CONN_DROPS.index("lost-held")
 
 
-@pytest.fixture(params=["plane", "whole_sum_plane"])
-def any_plane(request: pytest.FixtureRequest) -> Plane:
-    plane: Plane = request.getfixturevalue(request.param)
-    return plane
-
-
 def opening(plane: Plane, *datagrams: bytes) -> Talk:
     conversation = talk(plane)
     conversation.open()
@@ -44,14 +38,14 @@ def take_time(conversation: Talk) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_held_datagram_goes_whole_to_user_space(any_plane: Plane, version: int) -> None:
-    conversation = talk(any_plane, version)
+def test_a_held_datagram_goes_whole_to_user_space(sending_plane: Plane, version: int) -> None:
+    conversation = talk(sending_plane, version)
     ends = (conversation.local, conversation.remote)
     frames = [udp_frame(*ends, bytes([size & 0xFF]) * size) for size in (31, 0, 1, 200, 1400)]
     start_ns = now_ns()
-    results = [any_plane.egress(frame).result for frame in frames]
+    results = [sending_plane.egress(frame).result for frame in frames]
     assert results == [Departure.SENT, *[Departure.HELD] * 4]
-    events = any_plane.events()
+    events = sending_plane.events()
     assert [event.frame for event in events] == frames
     for number, event in enumerate(events):
         assert (event.type, event.key) == (EventType.HELD, conversation.key)
@@ -62,7 +56,7 @@ def test_a_held_datagram_goes_whole_to_user_space(any_plane: Plane, version: int
         assert event.transport_at == 14 + (20 if version == 4 else 40)
         # finishing a finished checksum changes nothing
         assert finish_checksum(event.frame, event.transport_at, event.key) == event.frame
-    assert any_plane.counted() == {"held": 5, "tx-syn": 1}
+    assert sending_plane.counted() == {"held": 5, "tx-syn": 1}
     assert conversation.entry.held_now == 5
 
 

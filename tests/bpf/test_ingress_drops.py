@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""XDP: what is addressed to a flow of ours and is no right segment changes only a counter."""
+"""Received: what is addressed to a flow of ours and is no right segment changes only a counter."""
 
 import struct
 from dataclasses import replace
@@ -178,10 +178,10 @@ def test_a_syn_with_a_broken_option_is_dropped(plane: Plane, options: bytes) -> 
     assert conversation.state() is None
 
 
-def test_a_frame_without_a_note_passes_tc_ingress_bit_for_bit(plane: Plane) -> None:
-    conversation = established(plane)
+def test_a_frame_without_a_note_passes_tc_ingress_bit_for_bit(xdp_plane: Plane) -> None:
+    conversation = established(xdp_plane)
     frame = frame_of(conversation.data())
     for mark in (0, DELIVER_MARK, 7):
-        run = plane.reply(frame, mark)
+        run = xdp_plane.reply(frame, mark)
         assert (run.result, run.data) == (Departure.SENT, frame)
-    assert plane.counted() == {}
+    assert xdp_plane.counted() == {}

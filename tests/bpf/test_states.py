@@ -13,9 +13,6 @@ from tests.bpf.plane import Arrival, Departure, Plane
 from tests.bpf.talk import (
     DATAGRAM,
     FULL_FIELD,
-    HIGHER_REMOTE,
-    LOCAL,
-    LOWER_REMOTE,
     PEER_ISN,
     Talk,
     talk,
@@ -236,54 +233,3 @@ def test_an_ack_of_something_else_does_not_establish(plane: Plane, payload: byte
         segment = conversation.segment(ACK, payload, ack=conversation.peer_ack + error)
         assert_silent(conversation, segment)
     assert conversation.state() is State.SYN_RECEIVED
-
-
-# Both open at once.
-
-
-def crossing(plane: Plane, version: int, remote: object) -> tuple[Talk, Segment]:
-    """Our SYN is out, and the peer's comes; our SYN."""
-    ends = LOWER_REMOTE if remote == "lower" else HIGHER_REMOTE
-    conversation = talk(plane, version, remote=ends[version])
-    return conversation, conversation.open()
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_of_two_crossing_syns_the_lower_end_answers(plane: Plane, version: int) -> None:
-    conversation, syn = crossing(plane, version, "higher")
-    answer = conversation.answer(conversation.syn())
-    assert (answer.flags, answer.seq, answer.ack) == (SYN | ACK, syn.seq, PEER_ISN + 1)
-    assert answer.options == syn.options
-    assert conversation.state() is State.SYN_RECEIVED
-    assert conversation.answer(conversation.syn()) == answer
-    conversation.peer_seq = PEER_ISN + 1
-    update = conversation.answer(conversation.segment(ACK))
-    assert (update.flags, update.seq, update.window) == (ACK, (syn.seq + 1) % 2**32, FULL_FIELD)
-    assert conversation.state() is State.ESTABLISHED
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_of_two_crossing_syns_the_higher_end_waits(plane: Plane, version: int) -> None:
-    conversation, syn = crossing(plane, version, "lower")
-    assert_silent(conversation, conversation.syn())
-    assert conversation.state() is State.SYN_SENT
-    answer = conversation.answer(conversation.syn_ack())
-    assert (answer.flags, answer.seq, answer.ack) == (ACK, (syn.seq + 1) % 2**32, PEER_ISN + 1)
-    assert conversation.state() is State.ESTABLISHED
-
-
-def test_ends_of_one_address_compare_by_port(plane: Plane) -> None:
-    for port, state in ((51821, State.SYN_RECEIVED), (51819, State.SYN_SENT)):
-        plane.reset()
-        conversation = talk(plane, remote=replace(LOCAL[4], port=port))
-        conversation.open()
-        conversation.receive(conversation.syn())
-        assert conversation.state() is state
-
-
-def test_a_syn_ack_establishes_a_simultaneous_open(plane: Plane) -> None:
-    conversation, syn = crossing(plane, 4, "higher")
-    conversation.answer(conversation.syn())
-    answer = conversation.answer(conversation.syn_ack())
-    assert (answer.flags, answer.seq, answer.ack) == (ACK, (syn.seq + 1) % 2**32, PEER_ISN + 1)
-    assert conversation.state() is State.ESTABLISHED

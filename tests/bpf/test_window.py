@@ -22,11 +22,11 @@ def established(plane: Plane, max_window: bool = False) -> Talk:
     return conversation
 
 
-def clones_of(conversation: Talk, datagram: bytes) -> tuple[Segment, Segment]:
+def data_and_probe(conversation: Talk, datagram: bytes) -> tuple[Segment, Segment]:
     """The data segment that leaves as a clone, and what its packet has become."""
-    with conversation.plane.clones() as clones:
-        run = conversation.send(datagram)
-        data = decode_packet(clones.recv(65536)[14:])
+    conversation.plane.forget_clones()
+    run = conversation.send(datagram)
+    data = decode_packet(conversation.plane.clone()[14:])
     assert run.result == Departure.SENT
     assert data is not None
     assert data.checksum_right
@@ -156,9 +156,8 @@ def test_the_first_data_goes_with_a_probe(plane: Plane) -> None:
     conversation.open()
     conversation.answer(conversation.syn_ack())
     conversation.peer_seq += 1
-    with plane.clones() as clones:
-        run = conversation.resend(b"first")
-        data = decode_packet(clones.recv(65536)[14:])
+    run = conversation.resend(b"first")
+    data = decode_packet(plane.clone()[14:])
     probe = conversation.segment_of(run.data)
     assert data is not None
     assert data.checksum_right
@@ -178,7 +177,7 @@ def test_below_a_half_a_probe_follows_data_and_has_no_padding(plane: Plane, padd
     conversation.change(peer_window=W // 2)
     assert conversation.sent(b"at a half there is none").flags & PSH
     conversation.change(peer_window=LOW, last_probe_ns=0)
-    data, probe = clones_of(conversation, b"below it there is")
+    data, probe = data_and_probe(conversation, b"below it there is")
     assert (probe.seq, probe.payload) == (data.seq + len(data.payload), b"\0")
     assert conversation.entry.peer_window == LOW - len(data.payload)
     assert conversation.entry.flags & ConnFlag.PROBE_OUT
@@ -188,9 +187,8 @@ def test_probes_are_at_least_10_ms_apart(plane: Plane) -> None:
     conversation = established(plane)
     conversation.change(peer_window=LOW)
     start_ns = now_ns()
-    with plane.clones():
-        for _ in range(300):
-            assert conversation.send(b"x").result == Departure.SENT
+    for _ in range(300):
+        assert conversation.send(b"x").result == Departure.SENT
     most = (now_ns() - start_ns) // PROBE_INTERVAL_NS + 1
     counts = plane.counted()
     assert counts["tx-data"] == 300
@@ -252,9 +250,8 @@ def test_a_burst_after_the_handshake_never_leaves_the_window(plane: Plane) -> No
     conversation.answer(conversation.syn_ack())
     first_seq = conversation.peer_ack
     conversation.resend()
-    with plane.clones():
-        for _ in range(100):
-            conversation.send(bytes(1400))
+    for _ in range(100):
+        conversation.send(bytes(1400))
     counts = plane.counted()
     assert counts["tx-data"] == 1 + (65535 - 31) // 1400
     assert counts["drop-window"] == 100 - (65535 - 31) // 1400
