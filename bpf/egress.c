@@ -31,27 +31,36 @@ static __always_inline int drop(u32 why)
 	return TC_ACT_SHOT;
 }
 
-static __always_inline void offload_read(struct __sk_buff *skb, const struct packet *p, struct offload *o)
-{
-#ifdef SKB_IP_SUMMED_AT
-	u8 flags = 0;
-	u16 start = 0, offset = 0;
-	u64 head = 0, data = 0;
+/*
+ * Called by its number: BCC rewrites the name into another helper where it cannot read
+ * the kernel's symbols, as under a sandbox.
+ */
+#define read_kernel ((long (*)(void *, u32, const void *))BPF_FUNC_probe_read_kernel)
 
-	bpf_probe_read_kernel(&flags, sizeof(flags), (void *)skb + SKB_IP_SUMMED_AT);
-	o->partial = (flags >> SKB_IP_SUMMED_SHIFT & 3) == 3; /* CHECKSUM_PARTIAL */
+/* `fields` has room for the part of struct sk_buff that is read at once. */
+static __always_inline void offload_read(struct __sk_buff *skb, const struct packet *p,
+					 struct offload *o, u8 *fields)
+{
 	o->foreign = 0;
-	if (!o->partial)
+#ifdef SKB_IP_SUMMED_AT
+	if (read_kernel(fields, SKB_BYTES, (void *)skb + SKB_AT)) {
+		o->partial = 1;
 		return;
-	bpf_probe_read_kernel(&start, sizeof(start), (void *)skb + SKB_CSUM_START_AT);
-	bpf_probe_read_kernel(&offset, sizeof(offset), (void *)skb + SKB_CSUM_OFFSET_AT);
-	bpf_probe_read_kernel(&head, sizeof(head), (void *)skb + SKB_HEAD_AT);
-	bpf_probe_read_kernel(&data, sizeof(data), (void *)skb + SKB_DATA_AT);
-	o->foreign = head + start != data + p->l4 || offset != __builtin_offsetof(struct udphdr, check);
+	}
+	/* CHECKSUM_PARTIAL is 3 */
+	o->partial = (fields[SKB_IP_SUMMED_AT - SKB_AT] >> SKB_IP_SUMMED_SHIFT & 3) == 3;
+	if (o->partial) {
+		u64 start = *(u16 *)(fields + SKB_CSUM_START_AT - SKB_AT);
+		u16 offset = *(u16 *)(fields + SKB_CSUM_OFFSET_AT - SKB_AT);
+		u64 head = *(u64 *)(fields + SKB_HEAD_AT - SKB_AT);
+		u64 data = *(u64 *)(fields + SKB_DATA_AT - SKB_AT);
+
+		o->foreign = head + start != data + p->l4 ||
+			     offset != __builtin_offsetof(struct udphdr, check);
+	}
 #else
 	/* Unknown: treat every packet as unfinished, which is right for both kinds. */
 	o->partial = 1;
-	o->foreign = 0;
 #endif
 }
 
@@ -175,7 +184,8 @@ static __always_inline int become_data(struct __sk_buff *skb, const struct packe
 	u32 span = p->l4 + 2, filler = 0, first;
 	int whole = o->partial || !udp_check; /* else the UDP checksum tells the sum */
 	struct tcp_header tcp = {};
-	u64 tail_at, length, sum;
+	u64 tail_at, length, sum, pad_at;
+	s64 pad_sum = 0;
 
 	/*
 	 * Both paths lay the segment out in b->segment as it will be on the wire; the
@@ -188,6 +198,13 @@ static __always_inline int become_data(struct __sk_buff *skb, const struct packe
 		pad[1] = bpf_get_prandom_u32();
 		pad[2] = bpf_get_prandom_u32();
 		pad[3] = bpf_get_prandom_u32();
+		pad_at = TCP_HEADER + v->padding;
+		barrier_var(pad_at);
+		pad_at &= 0x3f;
+		*(b->segment + pad_at) = 0;
+		*(b->segment + pad_at + 1) = 0;
+		*(b->segment + pad_at + 2) = 0;
+		pad_sum = bpf_csum_diff(0, 0, (void *)pad, (v->padding + 3) & 0x1c, 0);
 	}
 	if (whole && n > rotated) {
 		u64 at = TCP_HEADER + v->padding;
@@ -231,7 +248,7 @@ static __always_inline int become_data(struct __sk_buff *skb, const struct packe
 			return -1;
 		sum += part;
 	} else {
-		u64 moved_sum, pad_sum = 0;
+		u64 moved_sum;
 
 		__builtin_memset(b->head, 0, sizeof(b->head));
 		if (moved && bpf_skb_load_bytes(skb, p->l4 + UDP_HEADER, b->head, length))
@@ -245,14 +262,6 @@ static __always_inline int become_data(struct __sk_buff *skb, const struct packe
 		 * a short one as a whole stands behind the padding */
 		if ((n < rotated ? v->padding : n) & 1)
 			sum += csum_without(moved_sum) + csum_swapped(moved_sum);
-		if (v->padding) {
-			__builtin_memset(b->head, 0, 32);
-			length = v->padding;
-			barrier_var(length);
-			length = ((length - 1) & 0xf) + 1;
-			bpf_probe_read_kernel(b->head, length, b->segment + TCP_HEADER);
-			pad_sum = csum_words((u32 *)b->head, 4);
-		}
 		sum += pad_sum + csum_words((u32 *)&tcp, sizeof(tcp) / 4);
 	}
 	tcp.check = ~csum_fold64(sum);
@@ -535,7 +544,7 @@ int mimic_egress(struct __sk_buff *skb)
 	length = bpf_ntohs(b->udp.len);
 	if (length < UDP_HEADER || length != p->l4_len || skb->len < p->l4 + length)
 		return drop(DROP_MALFORMED);
-	offload_read(skb, p, &o);
+	offload_read(skb, p, &o, b->options);
 	if (o.foreign)
 		return hop(skb, cfg, c, now);
 	/* What comes right behind a superpacket must not overtake it. */
