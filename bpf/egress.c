@@ -572,8 +572,12 @@ int mimic_egress(struct __sk_buff *skb)
 			event_state((struct event *)b->segment, &flow, now, v->generation, v->state,
 				    v->role, v->reason);
 	} else {
-		if (!c)
+		if (!c) {
+			/* nothing is kept for a peer that a passive filter has not heard of */
+			if (!rule->handshake_interval_s && !half_opens.lookup(&flow))
+				return drop(DROP_PASSIVE);
 			c = conn_make(&flow, number, b->conn_template);
+		}
 		if (!c)
 			return drop(DROP_MAP_FULL);
 		if (c->state == IDLE) {

@@ -378,6 +378,10 @@ static __always_inline int receive(frame *f)
 		receive_syn(s, v);
 	} else {
 		receive_stray(s, v);
+		hint = half_opens.lookup(&flow);
+		/* the peer knows nothing of the SYN that was answered: do not wait for its ACK */
+		if (s->flags & TCP_RST && hint && (!s->seq || s->seq == hint->peer_isn + 1))
+			half_opens.delete(&flow);
 	}
 	return apply_receive(f, cfg, &flow, p, tcp, s, v, b->l2, b, now);
 }

@@ -258,8 +258,11 @@ static __always_inline void receive_established(struct conn *c, const struct seg
 	c->flags &= ~KEEPALIVE_OUT;
 	if (c->flags & PROBE_OUT && !seq_before(s->ack, c->probe_seq + 1))
 		c->flags &= ~PROBE_OUT;
-	if (!seq_before(s->seq, c->ack)) {
-		/* What lies between its ack and our next seq is on the way and counts. */
+	if (s->seq - c->ack <= window_full(rule)) {
+		/*
+		 * Only a segment in the window speaks of the peer's. What lies between its
+		 * ack and our next seq is on the way and counts.
+		 */
 		edge = s->ack + ((__u32)s->window << c->peer_wscale);
 		c->peer_window = seq_before(edge, c->seq) ? 0 : edge - c->seq;
 	}

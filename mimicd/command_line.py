@@ -82,6 +82,8 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
         return Invocation(address=address, verbosity=verbosity)
     if rest[0] != "run":
         raise UsageError(f"mimicd has no command {rest[0]!r}", "mimicd --help lists what it has")
+    if address is not None:
+        raise UsageError("mimicd run uses no bus", "leave --address out, or leave run out")
     return _parse_run(rest[1:], verbosity)
 
 

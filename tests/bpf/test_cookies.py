@@ -205,7 +205,6 @@ def test_a_passive_filter_accepts_and_then_sends(plane: Plane) -> None:
     conversation = talk(plane, settings=FlowSettings(handshake=Handshake(interval_s=0)))
     assert conversation.send().result == Departure.DROPPED
     assert plane.counted() == {"drop-passive": 1}
-    assert conversation.entry.drops[1] == 1
     conversation.accept()
     assert conversation.sent().flags == ACK | PSH
 
