@@ -5,7 +5,6 @@ from ipaddress import ip_address
 
 import pytest
 
-from mimicd.core import abi
 from mimicd.core.connection import State
 from mimicd.core.model import Filter, FlowSettings, Handshake, Origin
 from mimicd.core.rules import RuleBook

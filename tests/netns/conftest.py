@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import mimicd.bus  # noqa: F401  (keeps dbus-next from loading GLib)
+from tests.netns.scripted import Scene, scripted_scene
 from tests.rig.network import Network, direct, routed
 
 HERE = Path(__file__).parent
@@ -37,3 +38,10 @@ def wired_network() -> Iterator[Network]:
     """The same with a user-space cable between router and B."""
     with routed(wire=True) as network:
         yield network
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    """The data path at both hosts, ready to meet scripted peers."""
+    with scripted_scene() as scene:
+        yield scene

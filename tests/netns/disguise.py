@@ -12,6 +12,9 @@ from tests.rig.daemon import Foreground
 from tests.rig.network import Host, Network
 
 TRANSPORT = "tcp or udp"
+# Any frame of the usual MTU is whole in it. The capture's buffer has slots of this size: larger
+# ones were so few that a burst filled them.
+WHOLE_FRAME_BYTES = 2048
 
 
 @contextlib.contextmanager
@@ -41,9 +44,11 @@ def remote_and_local(net: Network, family: int, port: int, settings: str = "") -
     return f"remote={end}{settings}", f"local={end}{settings}"
 
 
-def wire_capture(net: Network, path: Path, snapshot_bytes: int = 0) -> Capture:
-    """What A and B put on the wire, seen between A and the firewall."""
-    interface = net.router.interface("a")
+def wire_capture(
+    net: Network, path: Path, snapshot_bytes: int = WHOLE_FRAME_BYTES, side: str = "a"
+) -> Capture:
+    """What A and B put on the wire, seen between the firewall and the host on one side."""
+    interface = net.router.interface(side)
     return Capture(net.router.namespace, interface, path, TRANSPORT, snapshot_bytes)
 
 
