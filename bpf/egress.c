@@ -17,8 +17,8 @@ struct offload {
 	u8 foreign; /* and it is not the one of this UDP header */
 };
 
-/* Other people's filters behind ours still see what we let pass. */
-static __always_inline int pass(struct __sk_buff *skb, const struct config *cfg)
+/* Onto the wire, also from the far end of the hop. Other people's filters behind ours see it. */
+static __always_inline int transmit(struct __sk_buff *skb, const struct config *cfg)
 {
 	if (skb->ifindex == cfg->ifindex)
 		return TC_ACT_UNSPEC;
@@ -474,7 +474,7 @@ static __always_inline int apply_send(struct __sk_buff *skb, const struct config
 		if (resent)
 			count(COUNT_RESENT);
 		if (v->action == SEND_DATA)
-			return pass(skb, cfg);
+			return transmit(skb, cfg);
 		/* The finished segment leaves as a clone; this skb becomes the probe behind it. */
 		b->cloning = 1;
 		bpf_clone_redirect(skb, cfg->ifindex, 0);
@@ -489,7 +489,7 @@ static __always_inline int apply_send(struct __sk_buff *skb, const struct config
 	if (v->action == SEND_HOLD_AND_OPEN && !may_still_open(flow, v, c, now))
 		return TC_ACT_STOLEN;
 	count(kind);
-	return pass(skb, cfg);
+	return transmit(skb, cfg);
 }
 
 int mimic_egress(struct __sk_buff *skb)
@@ -525,13 +525,13 @@ int mimic_egress(struct __sk_buff *skb)
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	if (parse_packet(data, end, IPPROTO_UDP, p))
-		return pass(skb, cfg);
+		return TC_ACT_UNSPEC;
 	flow_of_sent(&flow, p);
 	c = conns.lookup(&flow);
 	number = c ? c->rule : find_rule(&flow, p->v6);
 	rule = rule_get(number);
 	if (!rule)
-		return pass(skb, cfg);
+		return TC_ACT_UNSPEC;
 
 	/* From here on the packet is ours: what cannot be sent right is not sent at all. */
 	if (p->fragment)

@@ -13,6 +13,12 @@ typedef struct __sk_buff frame;
 #define FRAME_PASS TC_ACT_UNSPEC
 #define FRAME_DROP TC_ACT_SHOT
 
+/* GRO has merged segments of a peer that does not set PSH. */
+static __always_inline int frame_is_merged(frame *f)
+{
+	return f->gso_size != 0;
+}
+
 static __always_inline int frame_load(frame *f, __u32 at, void *to, __u32 length)
 {
 	return bpf_skb_load_bytes(f, at, to, length);
@@ -45,6 +51,12 @@ typedef struct xdp_md frame;
 
 #define FRAME_PASS XDP_PASS
 #define FRAME_DROP XDP_DROP
+
+/* XDP comes before GRO. */
+static __always_inline int frame_is_merged(frame *f)
+{
+	return 0;
+}
 
 static __always_inline int frame_load(frame *f, __u32 at, void *to, __u32 length)
 {

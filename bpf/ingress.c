@@ -284,7 +284,7 @@ static __always_inline int apply_receive(frame *f, struct config *cfg,
 			count(COUNT_TX_WINDOW_UPDATE);
 			return frame_deliver_and_reply(f, cfg, &v->control);
 		}
-		return FRAME_PASS;
+		return frame_deliver(f, cfg);
 	}
 	if (!v->control.flags)
 		return FRAME_DROP;
@@ -331,6 +331,8 @@ static __always_inline int receive(frame *f)
 	/* From here on the segment is ours: the kernel's own TCP never sees it. */
 	if (p->fragment)
 		return receive_dropped(DROP_RX_FRAGMENT);
+	if (frame_is_merged(f))
+		return frame_split(f, cfg);
 	if (p->l4_len < TCP_HEADER || frame_load(f, p->l4, tcp, sizeof(*tcp)))
 		return receive_dropped(DROP_RX_MALFORMED);
 	if (tcp->offset >> 4 < 5 || p->l4_len < (tcp->offset >> 4) * 4 ||

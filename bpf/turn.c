@@ -14,7 +14,7 @@ static __always_inline int deliver_and_reply(struct __sk_buff *skb, const struct
 	if (parse_packet(data, end, IPPROTO_UDP, &p))
 		return TC_ACT_UNSPEC;
 	skb->mark = cfg->deliver_mark;
-	if (bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS)) {
+	if (bpf_clone_redirect(skb, cfg->ifindex, BPF_F_INGRESS)) {
 		skb->mark = 0;
 		return TC_ACT_UNSPEC;
 	}

@@ -47,6 +47,16 @@ static __always_inline int frame_send_back(frame *f, const struct config *cfg, c
 	return XDP_PASS;
 }
 
+static __always_inline int frame_deliver(frame *f, const struct config *cfg)
+{
+	return XDP_PASS;
+}
+
+static __always_inline int frame_split(frame *f, const struct config *cfg)
+{
+	return XDP_DROP; /* never: see frame_is_merged() */
+}
+
 /* Without a note the datagram still arrives; the next segment restores the window. */
 static __always_inline int frame_deliver_and_reply(frame *f, const struct config *cfg,
 						   const struct control *c)

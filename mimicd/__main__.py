@@ -118,7 +118,7 @@ async def _serve(invocation: Invocation) -> int:
     for number in (*_STOP, signal.SIGUSR2):
         loop.add_signal_handler(number, end, number)
     supervisor = Supervisor()
-    await supervisor.open()
+    await supervisor.open(only=invocation.interface)
     by: signal.Signals | None = None
     try:
         if invocation.interface:
@@ -127,15 +127,18 @@ async def _serve(invocation: Invocation) -> int:
             await _serve_bus(supervisor, invocation, ended)
         by = ended.result()
     finally:
-        if by is signal.SIGUSR2:
-            await supervisor.leave_all()
-        else:
+        # Where this process could not even begin, what it took over is not its to stop.
+        if by in _STOP:
             await supervisor.stop_all()
+        else:
+            await supervisor.leave_all()
     return 0
 
 
 async def _serve_one(supervisor: Supervisor, invocation: Invocation, ended: _Ended) -> None:
-    await supervisor.run(invocation.interface, invocation.options)
+    adopted = any(view.name == invocation.interface for view in supervisor.interfaces())
+    begin = supervisor.reload if adopted else supervisor.run
+    await begin(invocation.interface, invocation.options)
     await ended
 
 

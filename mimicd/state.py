@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the next daemon must know of an interface, in a file beside the pins.
 
-/run/mimicd/<namespace inode>/<ifindex>.json, mode 0600, replaced as a whole.
+/run/mimicd/<namespace inode>/<ifindex>.json, mode 0600, replaced as a whole; beside it
+<ifindex>.lock, locked by the process that serves the interface.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -36,6 +39,37 @@ def state_folder() -> Path:
     return base / str(namespace_inode())
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """This process serves an interface. The claim ends with the process, however that ends."""
+
+    path: Path
+    fd: int
+
+    def release(self) -> None:
+        """Let others have it, and remove the folder if this was the last thing in it."""
+        self.path.unlink(missing_ok=True)
+        os.close(self.fd)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
+
+
+def claim(folder: Path, ifindex: int) -> Claim | None:
+    """None where another process serves the interface. Raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{ifindex}.lock"
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        if os.fstat(fd).st_nlink:
+            return Claim(path, fd)
+        os.close(fd)  # whoever had it released it, and removed the file, in between
+
+
 def save(folder: Path, saved: SavedInterface) -> None:
     """Raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,7 +94,5 @@ def load(folder: Path) -> list[SavedInterface]:
 def remove(folder: Path, ifindex: int) -> None:
     """Remove one file, and the folder with the last."""
     (folder / f"{ifindex}.json").unlink(missing_ok=True)
-    try:
+    with contextlib.suppress(OSError):
         folder.rmdir()
-    except OSError:
-        return

@@ -23,7 +23,7 @@ from mimicd.core.settings import build_config, config_texts, format_filter, pars
 from mimicd.instance import Instance
 from mimicd.kernel import bpffs
 from mimicd.kernel.changes import Changes
-from mimicd.kernel.dataplane import DataPlane
+from mimicd.kernel.dataplane import DataPlane, remove_leftovers
 from mimicd.kernel.hop import remove_leftover
 from mimicd.kernel.netlink import EGRESS_PARENT, INGRESS_PARENT, Link, Netlink
 from mimicd.resolver import resolve
@@ -44,18 +44,23 @@ class Supervisor:
         self._root: Path | None = None
         self._instances: dict[str, Instance] = {}
         self._options: dict[str, dict[str, str | list[str]]] = {}
+        self._claims: dict[int, state.Claim] = {}
         self._busy: dict[str, asyncio.Lock] = {}
         self._listeners: list[Listener] = []
         self._changes: Changes | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def open(self) -> None:
-        """Find out where pins live, and take over what an earlier daemon left attached."""
+    async def open(self, only: str = "") -> None:
+        """Find out where pins live, and take over what an earlier daemon left attached.
+
+        `only`: take over this interface and no other.
+        """
         await self._net.open()
         self._root = bpffs.pin_root(self._folder)
         self._changes = Changes(self._on_change)
         for saved in state.load(self._folder):
-            await self._adopt(saved)
+            if only in ("", saved.name):
+                await self._adopt(saved)
 
     async def stop_all(self) -> None:
         """Stop every interface, also when one of them fails."""
@@ -65,13 +70,12 @@ class Supervisor:
             except MimicError as error:
                 log.error("%s: %s", name, error)
         await self._close()
-        if self._root is not None:
-            bpffs.leave(self._root, self._folder)
 
     async def leave_all(self) -> None:
         """Leave everything attached for the next daemon."""
         for instance in self._instances.values():
             instance.leave()
+            self._release(instance.link.ifindex)
         self._instances.clear()
         await self._close()
 
@@ -81,6 +85,8 @@ class Supervisor:
         if self._changes is not None:
             self._changes.close()
         await self._net.close()
+        if self._root is not None:
+            bpffs.leave(self._root, self._folder)
 
     # --- core.manager.Manager ---
 
@@ -101,17 +107,24 @@ class Supervisor:
             link = await self._net.link(interface)
             _check_link(link, config)
             book = RuleBook({}).renumbered(await resolve(config.filters))
-            if self._root is not None and link.ifindex in bpffs.pinned_interfaces(self._root):
-                await self._clear_leftovers(link)
-            instance = await Instance.start(
-                self._net,
-                link,
-                config,
-                book,
-                self._root,
-                lambda level, text: self._log(interface, level, text),
-                self._tell_connection,
-            )
+            self._claim(interface, link.ifindex)
+            try:
+                # Another process that left may have taken the empty folders with it.
+                self._root = bpffs.pin_root(self._folder)
+                if self._root is not None and link.ifindex in bpffs.pinned_interfaces(self._root):
+                    link = await self._clear_leftovers(link)
+                instance = await Instance.start(
+                    self._net,
+                    link,
+                    config,
+                    book,
+                    self._root,
+                    lambda level, text: self._log(interface, level, text),
+                    self._tell_connection,
+                )
+            except BaseException:
+                self._release(link.ifindex)
+                raise
             self._add(instance, options)
 
     async def stop(self, interface: str) -> None:
@@ -161,6 +174,25 @@ class Supervisor:
     def _lock(self, interface: str) -> asyncio.Lock:
         return self._busy.setdefault(interface, asyncio.Lock())
 
+    def _claim(self, interface: str, ifindex: int) -> None:
+        """Raises AlreadyRunningError where another process serves the interface."""
+        try:
+            claim = state.claim(self._folder, ifindex)
+        except OSError as error:
+            self._log(interface, WARNING, f"cannot lock its state: {error}")
+            return
+        if claim is None:
+            raise AlreadyRunningError(
+                f"{interface} is running already, served by another mimicd",
+                f"`mimicctl stop {interface}` ends it, or Ctrl-C where it runs in the foreground",
+            )
+        self._claims[ifindex] = claim
+
+    def _release(self, ifindex: int) -> None:
+        claim = self._claims.pop(ifindex, None)
+        if claim is not None:
+            claim.release()
+
     def _running(self, interface: str) -> Instance:
         instance = self._instances.get(interface)
         if instance is None:
@@ -198,6 +230,7 @@ class Supervisor:
             await how()
         finally:
             state.remove(self._folder, instance.link.ifindex)
+            self._release(instance.link.ifindex)
             self._log(name, INFO, "stopped")
             for listener in list(self._listeners):
                 listener.interface_removed(name)
@@ -226,6 +259,10 @@ class Supervisor:
         if self._root is None:
             return
         try:
+            self._claim(saved.name, saved.ifindex)
+        except AlreadyRunningError:
+            return
+        try:
             link = await self._net.link_by_index(saved.ifindex)
             config = build_config(saved.options)
             filters = {
@@ -246,6 +283,7 @@ class Supervisor:
         except (MimicError, OSError, ValueError) as error:
             log.warning("%s: cannot take over what is attached: %s", saved.name, error)
             await self._forget(saved)
+            self._release(saved.ifindex)
             return
         instance.started_at = saved.started_at
         self._add(instance, saved.options)
@@ -263,12 +301,14 @@ class Supervisor:
         if saved.made_clsact:
             await self._net.remove_clsact(link.ifindex)
 
-    async def _clear_leftovers(self, link: Link) -> None:
+    async def _clear_leftovers(self, link: Link) -> Link:
+        """Detach what a predecessor left and nobody can take over; the link as it is then."""
         assert self._root is not None
         for parent in (EGRESS_PARENT, INGRESS_PARENT):
             await self._net.remove_filter(link.ifindex, parent)
         await remove_leftover(self._net, link.name, link.ifindex)
-        bpffs.remove_pins(self._root, link.ifindex)
+        remove_leftovers(self._root, link.ifindex)
+        return await self._net.link_by_index(link.ifindex)
 
     def _on_change(self) -> None:
         task = asyncio.get_running_loop().create_task(self._refresh())

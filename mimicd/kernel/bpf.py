@@ -54,6 +54,7 @@ class _Command(enum.IntEnum):
     BTF_LOAD = 18
     MAP_LOOKUP_BATCH = 24
     LINK_CREATE = 28
+    LINK_DETACH = 34
 
 
 def _call(command: _Command, attr: bytes) -> tuple[int, int, bytes]:
@@ -293,6 +294,11 @@ def attach_xdp(program_fd: int, ifindex: int, native: bool) -> int:
     """
     flags = XDP_FLAGS_DRV_MODE if native else XDP_FLAGS_SKB_MODE
     return _bpf(_Command.LINK_CREATE, struct.pack("=IIII", program_fd, ifindex, _BPF_XDP, flags))
+
+
+def detach_link(link_fd: int) -> None:
+    """Detach at once; without this the kernel does so some time after the last user is gone."""
+    _bpf(_Command.LINK_DETACH, struct.pack("=I", link_fd))
 
 
 def program_name(program_id: int) -> str:

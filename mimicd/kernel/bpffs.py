@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Where pins live: the system's bpffs, or one of our own where the system has none."""
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -65,6 +66,8 @@ def leave(root: Path, state_folder: Path) -> None:
             return
     if root.is_relative_to(own) and _libc.umount2(os.fsencode(own), 0) == 0:
         own.rmdir()
+        with contextlib.suppress(OSError):
+            state_folder.rmdir()
 
 
 def pin_folder(root: Path, ifindex: int) -> Path:

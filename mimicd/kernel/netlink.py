@@ -46,6 +46,8 @@ class Link:
     is_up: bool
     hardware_type: int
     """ARPHRD_*."""
+    kind: str
+    """Of a virtual interface: "veth", "bridge"; else ""."""
     xdp_program_id: int
     """0: no XDP program is attached."""
 
@@ -98,12 +100,14 @@ class Netlink:
             raise _no_such(which, None)
         message = messages[0]
         xdp = message.get_attr("IFLA_XDP")
+        info = message.get_attr("IFLA_LINKINFO")
         return Link(
             name=message.get_attr("IFLA_IFNAME"),
             ifindex=message["index"],
             mtu_bytes=message.get_attr("IFLA_MTU"),
             is_up=bool(message["flags"] & _IFF_UP),
             hardware_type=message["ifi_type"],
+            kind=(info.get_attr("IFLA_INFO_KIND") or "") if info else "",
             xdp_program_id=(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0,
         )
 
@@ -219,7 +223,9 @@ class Netlink:
 
         await self._run(remove)
 
-    async def add_filter(self, ifindex: int, parent: int, program_fd: int, name: str) -> None:
+    async def add_filter(
+        self, ifindex: int, parent: int, program_fd: int, name: str, priority: int = TC_PRIORITY
+    ) -> None:
         """Attach a program, in place of ours if one is there. Raises AttachError."""
 
         def add() -> None:
@@ -230,7 +236,7 @@ class Netlink:
                     ifindex,
                     handle=TC_HANDLE,
                     parent=parent,
-                    prio=TC_PRIORITY,
+                    prio=priority,
                     protocol=_ETH_P_ALL,
                     fd=program_fd,
                     name=name,

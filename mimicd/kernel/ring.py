@@ -30,13 +30,16 @@ class Ring:
         self._size = size
         page = mmap.PAGESIZE
         self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        # Stored in one piece: pack_into() zeroes first, and the kernel, reading that, would find
+        # a ring full that is not.
+        self._consumed = memoryview(self._consumer).cast("Q")
         self._producer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._window_at = 0
         self._window = self._map(0, _HEADER_BYTES)
 
     def read(self, budget: int) -> Iterator[bytes]:
         """At most `budget` waiting records, oldest first; each is consumed once it is yielded."""
-        position = _POSITION.unpack_from(self._consumer)[0]
+        position = self._consumed[0]
         while budget > 0 and position < _POSITION.unpack_from(self._producer)[0]:
             at = self._reach(position, _HEADER_BYTES)
             header = _LENGTH.unpack_from(self._window, at)[0]
@@ -48,7 +51,7 @@ class Ring:
                 at = self._reach(position, _HEADER_BYTES + length)
                 record = self._window[at + _HEADER_BYTES : at + _HEADER_BYTES + length]
             position += (length + _HEADER_BYTES + 7) & ~7
-            _POSITION.pack_into(self._consumer, 0, position)
+            self._consumed[0] = position
             if record:
                 budget -= 1
                 yield record
@@ -70,5 +73,6 @@ class Ring:
 
     def close(self) -> None:
         """Unmap it."""
+        self._consumed.release()
         for mapping in (self._consumer, self._producer, self._window):
             mapping.close()

@@ -40,8 +40,8 @@ def wired_network() -> Iterator[Network]:
         yield network
 
 
-@pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
-    """The data path at both hosts, ready to meet scripted peers."""
-    with scripted_scene() as scene:
+@pytest.fixture(scope="module", params=["native", "none"], ids=["XDP", "TC"])
+def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """The data path at both hosts, received in either way, ready to meet scripted peers."""
+    with scripted_scene(request.param) as scene:
         yield scene

@@ -114,12 +114,14 @@ def shared_endpoint(
 
 
 @contextmanager
-def scripted_scene() -> Iterator[Scene]:
+def scripted_scene(xdp_mode: str) -> Iterator[Scene]:
     with routed() as net, ExitStack() as stack:
         # For so long after a RST conntrack lets only the end open again that did so before.
         net.router.namespace.sysctl({"netfilter/nf_conntrack_tcp_timeout_close": CLOSED_S})
         programs = {
-            side: stack.enter_context(Foreground(host, "run", *filters_of(host), host.interface))
+            side: stack.enter_context(
+                Foreground(host, "run", "-x", xdp_mode, *filters_of(host), host.interface)
+            )
             for side, host in (("lower", net.a), ("higher", net.b))
         }
         for program in programs.values():

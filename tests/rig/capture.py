@@ -31,7 +31,7 @@ class Capture:
         interface: str,
         path: Path,
         expression: str = "",
-        snapshot_bytes: int = 0,
+        snapshot_bytes: int = 2048,
     ) -> None:
         """`expression` is a pcap-filter(7); `snapshot_bytes` 0 keeps whole frames.
 
