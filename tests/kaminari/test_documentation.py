@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Every example of docs/kaminari.md is run, with loopback in place of its hosts and ports."""
+"""Every example of docs/kaminari.md is run, with loopback in place of its hosts and ports.
+
+README.md shows some of the same.
+"""
 
 from __future__ import annotations
 
@@ -178,3 +181,11 @@ def test_every_option_is_in_the_table_with_its_own_words() -> None:
 def test_there_is_an_example_for_each_thing_promised() -> None:
     assert len(TUNNELS) == 6
     assert len(BLOCKS) == 7
+
+
+def test_each_example_of_the_readme_is_one_that_is_run() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    shown = re.findall(r"^kaminari[cs] .*$", readme, re.M)
+    run = {line for lines in TUNNELS.values() for line in lines}
+    assert len(shown) >= 6
+    assert set(shown) <= run
