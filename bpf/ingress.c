@@ -147,9 +147,9 @@ static __always_inline int restore_datagram(frame *f, struct packet *p,
 	length = moved;
 	barrier_var(length);
 	length = ((length - 1) & 0x1f) + 1;
-	if (moved && frame_load(f, p->l4 + header + padding + n - moved, b->moved, length))
+	if (moved && frame_load(f, p->l4 + header + padding + n - moved, b->moved + UDP_HEADER, length))
 		return -1;
-	moved_sum = csum_words((u32 *)b->moved, 8);
+	moved_sum = csum_words((u32 *)(b->moved + UDP_HEADER), 8);
 	if ((padding + n - moved) & 1)
 		sum += csum_without(csum_swapped(moved_sum)) + moved_sum;
 	if (options && frame_skip_options(f, p, options, b))
@@ -161,9 +161,10 @@ static __always_inline int restore_datagram(frame *f, struct packet *p,
 	udp.check = ~csum_fold64(sum);
 	if (!udp.check)
 		udp.check = 0xffff;
-	if (frame_store(f, p->l4, &udp, sizeof(udp)))
-		return -1;
-	if (moved && frame_store(f, p->l4 + UDP_HEADER, b->moved, length))
+	__builtin_memcpy(b->moved, &udp, sizeof(udp));
+	length = UDP_HEADER + moved;
+	barrier_var(length);
+	if (length < UDP_HEADER || length > sizeof(b->moved) || frame_store(f, p->l4, b->moved, length))
 		return -1;
 	/* Of a frame in several buffers the tail is left: the IP layer trims it. */
 	if (frame_size(f) >= p->l4 + udp_len && frame_resize(f, p->l4 + udp_len))
@@ -307,7 +308,7 @@ static __always_inline int receive(frame *f)
 	u32 number, random, why;
 	u64 wanted, now;
 	int zero = 0;
-	u8 state, opens, acks;
+	u8 state, opens, acks, plain;
 
 	b = receive_buffers.lookup(&zero);
 	if (!cfg || !b)
@@ -344,10 +345,16 @@ static __always_inline int receive(frame *f)
 	why = segment_read(f, p, tcp, s, b);
 	if (why)
 		return receive_dropped(why);
-	s->we_are_higher = key_is_higher(&flow);
 	now = bpf_ktime_get_boot_ns();
-	random = bpf_get_prandom_u32();
 	state = c ? c->state : IDLE;
+	plain = state == ESTABLISHED && (s->flags & ~TCP_ACK) == TCP_PSH;
+	random = (u32)now * 0x9e3779b1U;
+	if (!plain) {
+		/* data of an established connection needs none of this */
+		random = bpf_get_prandom_u32();
+		s->we_are_higher = key_is_higher(&flow);
+		link_header_turn(f, p, b->l2);
+	}
 	wanted = !c || state != ESTABLISHED || now - c->syn_answered_ns < 2 * COOKIE_LIFE_NS;
 	opens = (s->flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 	acks = (s->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_ACK;
@@ -360,8 +367,6 @@ static __always_inline int receive(frame *f)
 		if (s->proves)
 			hint = half_opens.lookup(&flow);
 	}
-	link_header_turn(f, p, b->l2);
-
 	if (!c && s->proves) {
 		c = conn_make(&flow, number, b->conn_template);
 		if (!c)
@@ -370,7 +375,7 @@ static __always_inline int receive(frame *f)
 	if (c) {
 		bpf_spin_lock(&c->lock);
 		conn_receive(c, s, v, rule, hint, random, now);
-		if (v->reason && (c->role == RESPONDER || !c->l2_len)) {
+		if (v->reason && !plain && (c->role == RESPONDER || !c->l2_len)) {
 			c->l2_len = L2_LEN ? p->l3 : 0;
 			__builtin_memcpy(c->l2, b->l2, L2_MAX);
 		}

@@ -2,7 +2,7 @@
 /*
  * The maps, and the small functions that touch them. BCC resolves maps by name in
  * the translation unit's own text, so the .c files are joined in this order: maps,
- * egress, turn, xdp or tc, ingress. Headers hold what is pure.
+ * rewrite, egress, turn, xdp or tc, ingress. Headers hold what is pure.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
@@ -43,7 +43,6 @@ struct send_buffer {
 	u64 cloning; /* this CPU is inside bpf_clone_redirect() */
 	struct packet packet;
 	struct send_verdict verdict;
-	struct udphdr udp;
 	__u8 conn_template[sizeof(struct conn)];
 	__u8 segment[COPY_BYTES];
 	__u8 head[64];
@@ -60,7 +59,7 @@ struct receive_buffer {
 	struct event event;
 	__u8 control[2048 + 64]; /* zeros follow the segment as far as its last piece */
 	__u8 head[HEADERS_MAX + 64];
-	__u8 moved[32];
+	__u8 moved[UDP_HEADER + 32]; /* the UDP header, and what moves up behind it */
 };
 
 BPF_ARRAY(config, struct config, 1);

@@ -50,6 +50,7 @@ struct packet {
 	__u8 fragment;
 	__u8 hdr_dscp;
 	__be16 source, dest; /* ports */
+	__be16 word[2];      /* what follows them: of UDP the length and the checksum */
 	__be32 src[4], dst[4];
 };
 
@@ -203,10 +204,12 @@ static __always_inline int parse_packet(void *data, void *end, __u8 protocol, st
 	if (at > HEADERS_MAX)
 		return -1;
 	ports = data + at;
-	if ((void *)(ports + 2) > end)
+	if ((void *)(ports + 4) > end)
 		return -1;
 	p->source = ports[0];
 	p->dest = ports[1];
+	p->word[0] = ports[2];
+	p->word[1] = ports[3];
 	return 0;
 }
 

@@ -22,8 +22,8 @@ from mimicd.kernel.program_object import ProgramObject, decode_object, named_map
 from mimicd.paths import bpf_directory
 
 _SOURCES = {
-    "xdp": ("maps.c", "egress.c", "turn.c", "xdp.c", "ingress.c"),
-    "tc": ("maps.c", "egress.c", "turn.c", "tc.c", "ingress.c"),
+    "xdp": ("maps.c", "rewrite.c", "egress.c", "turn.c", "xdp.c", "ingress.c"),
+    "tc": ("maps.c", "rewrite.c", "egress.c", "turn.c", "tc.c", "ingress.c"),
 }
 """The sources for receiving on XDP, and for receiving on TC ingress, in their order."""
 

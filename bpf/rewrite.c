@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * How an outgoing skb becomes another packet: a data segment, a control segment, or the
+ * ICMP error that turns it back.
+ */
+
+/* An older kernel's csum_diff takes no more than this at once. */
+#define CSUM_PIECE 512
+
+/* How the kernel left the checksum of an outgoing skb. */
+struct offload {
+	u8 partial; /* the transport checksum is still to be filled in */
+	u8 foreign; /* and it is not the one of this UDP header */
+};
+
+/* Onto the wire, also from the far end of the hop. Other people's filters behind ours see it. */
+static __always_inline int transmit(struct __sk_buff *skb, const struct config *cfg)
+{
+	if (skb->ifindex == cfg->ifindex)
+		return TC_ACT_UNSPEC;
+	return bpf_redirect(cfg->ifindex, 0);
+}
+
+static __always_inline int drop(u32 why)
+{
+	count(why);
+	return TC_ACT_SHOT;
+}
+
+/*
+ * Called by its number: BCC rewrites the name into another helper where it cannot read
+ * the kernel's symbols, as under a sandbox.
+ */
+#define read_kernel ((long (*)(void *, u32, const void *))BPF_FUNC_probe_read_kernel)
+
+/* `fields` has room for the part of struct sk_buff that is read at once. */
+static __always_inline void offload_read(struct __sk_buff *skb, const struct packet *p,
+					 struct offload *o, u8 *fields)
+{
+	o->foreign = 0;
+#ifdef SKB_IP_SUMMED_AT
+	if (read_kernel(fields, SKB_BYTES, (void *)skb + SKB_AT)) {
+		o->partial = 1;
+		return;
+	}
+	/* CHECKSUM_PARTIAL is 3 */
+	o->partial = (fields[SKB_IP_SUMMED_AT - SKB_AT] >> SKB_IP_SUMMED_SHIFT & 3) == 3;
+	if (o->partial) {
+		u64 start = *(u16 *)(fields + SKB_CSUM_START_AT - SKB_AT);
+		u16 offset = *(u16 *)(fields + SKB_CSUM_OFFSET_AT - SKB_AT);
+		u64 head = *(u64 *)(fields + SKB_HEAD_AT - SKB_AT);
+		u64 data = *(u64 *)(fields + SKB_DATA_AT - SKB_AT);
+
+		o->foreign = head + start != data + p->l4 ||
+			     offset != __builtin_offsetof(struct udphdr, check);
+	}
+#else
+	/* Unknown: treat every packet as unfinished, which is right for both kinds. */
+	o->partial = 1;
+#endif
+}
+
+/*
+ * CHECKSUM_PARTIAL becomes CHECKSUM_NONE: pulling the head past csum_start makes the
+ * kernel drop the request (since 6.2 and its stable siblings). What lies between the
+ * fixed IP header and `base + span` is garbage afterwards; the frame keeps its length.
+ */
+static __always_inline int finish_offload(struct __sk_buff *skb, u32 span)
+{
+	if (bpf_skb_adjust_room(skb, -(s32)span, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+		return -1;
+	return bpf_skb_adjust_room(skb, span, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_NO_CSUM_RESET);
+}
+
+static __always_inline u32 ip_base(const struct packet *p)
+{
+	return p->l3 + (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+}
+
+/* IPv4 options or IPv6 extension headers stand where finish_offload leaves garbage. */
+static __always_inline int options_move(struct __sk_buff *skb, const struct packet *p, u8 *buffer, int store)
+{
+	u64 length = p->l4 - ip_base(p);
+
+	if (!length)
+		return 0;
+	barrier_var(length);
+	length = ((length - 1) & 0x1ff) + 1;
+	if (store)
+		return bpf_skb_store_bytes(skb, ip_base(p), buffer, length, 0);
+	return bpf_skb_load_bytes(skb, ip_base(p), buffer, length);
+}
+
+/* Length and protocol of the IP header follow the new transport header. */
+static __always_inline int ip_update(struct __sk_buff *skb, const struct packet *p, u32 l4_len)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	u8 tcp = IPPROTO_TCP;
+
+	if (p->v6) {
+		struct ipv6hdr *ip = ip_header(data, p);
+
+		if ((void *)(ip + 1) > end)
+			return -1;
+		ip->payload_len = bpf_htons(p->l4 - ip_base(p) + l4_len);
+		return bpf_skb_store_bytes(skb, p->protocol_at, &tcp, 1, 0);
+	} else {
+		struct iphdr *ip = ip_header(data, p);
+		__be16 length = bpf_htons(p->l4 - p->l3 + l4_len);
+		u64 sum;
+
+		if ((void *)(ip + 1) > end)
+			return -1;
+		sum = (u16)~ip->check;
+		sum += (u16)~ip->tot_len + length;
+		sum += (u16)~bpf_htons(ip->protocol) + bpf_htons(IPPROTO_TCP);
+		ip->tot_len = length;
+		ip->protocol = IPPROTO_TCP;
+		ip->check = ~csum_fold64(sum);
+		return 0;
+	}
+}
+
+/* The skb, whatever it carried, becomes this control segment. */
+static __always_inline int become_control(struct __sk_buff *skb, const struct packet *p,
+					  const struct offload *o, const struct control *c,
+					  const struct config *cfg, u8 wscale, u8 *options)
+{
+	struct control_bytes bytes;
+	u64 length = control_length(c);
+	u32 span = p->l4 + 2;
+
+	control_encode(&bytes, c, p->source, p->dest, p->addresses, mss_of(cfg->mtu, p->v6), wscale);
+	if (o->partial) {
+		if (options_move(skb, p, options, 0) ||
+		    bpf_skb_change_tail(skb, ip_base(p) + span + 32, 0) ||
+		    finish_offload(skb, span) || options_move(skb, p, options, 1))
+			return -1;
+	}
+	if (bpf_skb_change_tail(skb, p->l4 + length, 0))
+		return -1;
+	barrier_var(length);
+	length &= 63;
+	if (length < TCP_HEADER || length > sizeof(bytes))
+		return -1;
+	if (bpf_skb_store_bytes(skb, p->l4, &bytes, length, 0))
+		return -1;
+	return ip_update(skb, p, length);
+}
+
+/* The sum of `length` bytes, zeros behind them up to the next word. */
+static __always_inline s64 csum_buffer(u8 *buffer, u64 length)
+{
+	u64 pieces = length / CSUM_PIECE, rest = (length % CSUM_PIECE + 3) & ~3ULL;
+	s64 sum = 0;
+
+	for (u64 i = 0; i < 16384 / CSUM_PIECE; i++) {
+		if (i >= pieces)
+			break;
+		sum = bpf_csum_diff(0, 0, (void *)(buffer + i * CSUM_PIECE), CSUM_PIECE, sum);
+	}
+	pieces *= CSUM_PIECE;
+	barrier_var(pieces);
+	pieces &= 0x3e00;
+	barrier_var(rest);
+	if (rest > CSUM_PIECE)
+		return -1;
+	return bpf_csum_diff(0, 0, (void *)(buffer + pieces), rest, sum);
+}
+
+/* The datagram of `n` bytes behind p->l4 becomes a data segment. */
+static __always_inline int become_data(struct __sk_buff *skb, const struct packet *p,
+				       const struct offload *o, const struct send_verdict *v, u32 n,
+				       struct send_buffer *b)
+{
+	__be16 udp_length = p->word[0];
+	__sum16 udp_check = p->word[1];
+	u32 rotated = TCP_HEADER - UDP_HEADER + v->padding;
+	u32 moved = n < rotated ? n : rotated;
+	u32 total = TCP_HEADER + v->padding + n;
+	u32 span = p->l4 + 2, filler = 0, first;
+	int whole = o->partial || !udp_check; /* else the UDP checksum tells the sum */
+	struct tcp_header tcp = {};
+	u64 tail_at, length, sum, pad_at;
+	s64 pad_sum = 0;
+
+	/*
+	 * Both paths lay the segment out in b->segment as it will be on the wire; the
+	 * incremental one leaves the part out that stays where it is.
+	 */
+	if (v->padding) {
+		u32 *pad = (u32 *)(b->segment + TCP_HEADER);
+
+		pad[0] = bpf_get_prandom_u32();
+		pad[1] = bpf_get_prandom_u32();
+		pad[2] = bpf_get_prandom_u32();
+		pad[3] = bpf_get_prandom_u32();
+		pad_at = TCP_HEADER + v->padding;
+		barrier_var(pad_at);
+		pad_at &= 0x3f;
+		*(b->segment + pad_at) = 0;
+		*(b->segment + pad_at + 1) = 0;
+		*(b->segment + pad_at + 2) = 0;
+		pad_sum = bpf_csum_diff(0, 0, (void *)pad, (v->padding + 3) & 0x1c, 0);
+	}
+	if (whole && n > rotated) {
+		u64 at = TCP_HEADER + v->padding;
+
+		length = n - rotated;
+		barrier_var(length);
+		barrier_var(at);
+		if (bpf_skb_load_bytes(skb, p->l4 + UDP_HEADER + rotated, b->segment + (at & 0x3f),
+				       helper_length(length)))
+			return -1;
+	}
+	tail_at = total - moved;
+	barrier_var(tail_at);
+	tail_at &= 0x3fff;
+	length = moved;
+	barrier_var(length);
+	length = ((length - 1) & 0x1f) + 1;
+	if (moved && bpf_skb_load_bytes(skb, p->l4 + UDP_HEADER, b->segment + tail_at, length))
+		return -1;
+
+	tcp.source = p->source;
+	tcp.dest = p->dest;
+	tcp.seq = bpf_htonl(v->seq);
+	tcp.ack = bpf_htonl(v->ack);
+	tcp.offset = TCP_HEADER / 4 << 4;
+	tcp.flags = TCP_ACK | TCP_PSH;
+	tcp.window = bpf_htons(v->window);
+	sum = csum_pseudo(p->addresses, IPPROTO_TCP, total);
+	if (whole) {
+		u64 end = total;
+		s64 part;
+
+		__builtin_memcpy(b->segment, &tcp, sizeof(tcp));
+		barrier_var(end);
+		end &= 0x3fff;
+		*(b->segment + end) = 0;
+		*(b->segment + end + 1) = 0;
+		*(b->segment + end + 2) = 0;
+		part = csum_buffer(b->segment, total);
+		if (part < 0)
+			return -1;
+		sum += part;
+	} else {
+		u64 moved_sum;
+
+		__builtin_memset(b->head, 0, sizeof(b->head));
+		if (moved && bpf_skb_load_bytes(skb, p->l4 + UDP_HEADER, b->head, length))
+			return -1;
+		moved_sum = csum_words((u32 *)b->head, 8);
+		/* the datagram's own sum is what its checksum says, less pseudo-header and header */
+		sum += (u16)~udp_check;
+		sum += csum_without(csum_pseudo(p->addresses, IPPROTO_UDP, bpf_ntohs(udp_length)) +
+				    (u64)udp_length + p->source + p->dest);
+		/* the part that moved stands at an odd place if the datagram has an odd length;
+		 * a short one as a whole stands behind the padding */
+		if ((n < rotated ? v->padding : n) & 1)
+			sum += csum_without(moved_sum) + csum_swapped(moved_sum);
+		sum += pad_sum + csum_words((u32 *)&tcp, sizeof(tcp) / 4);
+	}
+	tcp.check = ~csum_fold64(sum);
+	__builtin_memcpy(b->segment, &tcp, sizeof(tcp));
+
+	first = TCP_HEADER + v->padding;
+	if (o->partial) {
+		/* finish_offload needs `span` bytes behind the fixed IP header */
+		if (p->l4 + total < ip_base(p) + span)
+			filler = ip_base(p) + span - p->l4 - total;
+		if (options_move(skb, p, b->options, 0) ||
+		    bpf_skb_change_tail(skb, p->l4 + total + filler, 0) ||
+		    finish_offload(skb, span) || options_move(skb, p, b->options, 1))
+			return -1;
+		if (filler && bpf_skb_change_tail(skb, p->l4 + total, 0))
+			return -1;
+		first = ip_base(p) + span - p->l4;
+		if (first > total)
+			first = total;
+	} else if (bpf_skb_change_tail(skb, p->l4 + total, 0)) {
+		return -1;
+	}
+	length = first;
+	barrier_var(length);
+	if (length > 128)
+		return -1;
+	if (bpf_skb_store_bytes(skb, p->l4, b->segment, ((length - 1) & 0x7f) + 1, 0))
+		return -1;
+	length = moved;
+	barrier_var(length);
+	length = ((length - 1) & 0x1f) + 1;
+	if (moved && bpf_skb_store_bytes(skb, p->l4 + total - moved, b->segment + tail_at, length, 0))
+		return -1;
+	return ip_update(skb, p, total);
+}
+
+/*
+ * The datagram turns round as an ICMP error from its destination, so that the sender's
+ * socket, or the host that we forward for, learns what fits.
+ */
+static __always_inline int too_big(struct __sk_buff *skb, const struct packet *p, struct offload *o,
+				   const struct config *cfg, u32 padding, struct send_buffer *b)
+{
+	u32 quote = p->l4 - p->l3 + UDP_HEADER, base = ip_base(p), span = p->l4 + 2;
+	u32 total = ICMP_HEADER + quote;
+	u8 l2[12], mac[6];
+	u64 length = quote, end = total;
+	s64 part;
+	u64 sum;
+
+	count(DROP_TOO_BIG);
+	barrier_var(length);
+	if (length < 8 || length > HEADERS_MAX)
+		return TC_ACT_SHOT;
+	if (bpf_skb_load_bytes(skb, p->l3, b->segment + ICMP_HEADER, length) ||
+	    bpf_skb_load_bytes(skb, 0, l2, sizeof(l2)))
+		return TC_ACT_SHOT;
+	/* without "don't fragment" there is nobody who could use the answer */
+	if (!p->v6 && !(b->segment[ICMP_HEADER + 6] & 0x40))
+		return TC_ACT_SHOT;
+	icmp_header(b->segment, p, icmp_mtu(p, cfg->mtu, padding));
+	barrier_var(end);
+	end &= 0x1ff;
+	*(b->segment + end) = 0;
+	*(b->segment + end + 1) = 0;
+	*(b->segment + end + 2) = 0;
+	part = csum_buffer(b->segment, total);
+	if (part < 0)
+		return TC_ACT_SHOT;
+	sum = part;
+	if (p->v6)
+		sum += csum_pseudo(p->addresses, IPPROTO_ICMPV6_, total);
+	*(u16 *)(b->segment + 2) = ~csum_fold64(sum);
+
+	if (o->partial &&
+	    (bpf_skb_change_tail(skb, base + span + 32, 0) || finish_offload(skb, span)))
+		return TC_ACT_SHOT;
+	if (bpf_skb_change_tail(skb, base + total, 0))
+		return TC_ACT_SHOT;
+	length = total;
+	barrier_var(length);
+	if (length < 8 || length > HEADERS_MAX + ICMP_HEADER)
+		return TC_ACT_SHOT;
+	if (bpf_skb_store_bytes(skb, base, b->segment, length, 0))
+		return TC_ACT_SHOT;
+	if (p->v6) {
+		struct ipv6hdr ip = {.version = 6, .nexthdr = IPPROTO_ICMPV6_, .hop_limit = 64};
+
+		ip.payload_len = bpf_htons(total);
+		__builtin_memcpy(&ip.saddr, p->dst, 16);
+		__builtin_memcpy(&ip.daddr, p->src, 16);
+		if (bpf_skb_store_bytes(skb, p->l3, &ip, sizeof(ip), 0))
+			return TC_ACT_SHOT;
+	} else {
+		struct iphdr ip = {.version = 4, .ihl = 5, .ttl = 64, .protocol = IPPROTO_ICMP};
+
+		ip.tot_len = bpf_htons(sizeof(ip) + total);
+		ip.saddr = p->dst[3];
+		ip.daddr = p->src[3];
+		ip.check = ~csum_fold64(csum_words((u32 *)&ip, sizeof(ip) / 4));
+		if (bpf_skb_store_bytes(skb, p->l3, &ip, sizeof(ip), 0))
+			return TC_ACT_SHOT;
+	}
+#if L2_LEN
+	__builtin_memcpy(mac, l2, 6);
+	__builtin_memcpy(l2, l2 + 6, 6);
+	__builtin_memcpy(l2 + 6, mac, 6);
+	if (bpf_skb_store_bytes(skb, 0, l2, sizeof(l2), 0))
+		return TC_ACT_SHOT;
+#endif
+	return bpf_redirect(cfg->ifindex, BPF_F_INGRESS);
+}
