@@ -41,13 +41,22 @@ class Piped:
 
 class Channel:
     __slots__ = (
-        "_drained", "_ending", "_failed", "_poller", "_queue", "_watch", "closed", "codec", "fd",
-        "payload_in", "payload_out", "sock", "wire_ended",
+        "_drained",
+        "_ending",
+        "_failed",
+        "_poller",
+        "_queue",
+        "_watch",
+        "closed",
+        "codec",
+        "fd",
+        "payload_in",
+        "payload_out",
+        "sock",
+        "wire_ended",
     )
 
-    def __init__(
-        self, poller: Poller, sock: socket.socket, codec: Codec | None = None
-    ) -> None:
+    def __init__(self, poller: Poller, sock: socket.socket, codec: Codec | None = None) -> None:
         self._poller = poller
         self.sock = sock
         self.fd = sock.fileno()
@@ -72,9 +81,7 @@ class Channel:
         """No payload will come any more."""
         return self.codec.ended
 
-    def on_writable(
-        self, drained: Callable[[], None], failed: Callable[[Exception], None]
-    ) -> None:
+    def on_writable(self, drained: Callable[[], None], failed: Callable[[Exception], None]) -> None:
         """Set what to call when the queue has emptied, or could not be sent."""
         self._drained = drained
         self._failed = failed

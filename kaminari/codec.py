@@ -32,9 +32,11 @@ class Codec(Protocol):
     @property
     def ended(self) -> bool:
         """The peer ended its direction within this layer; nothing more will be decoded."""
+
     @property
     def raw_out(self) -> bool:
         """Payload may go to the wire as it is, behind encode_raw_header(its length)."""
+
     @property
     def ends_wire(self) -> bool:
         """The end of our direction is also the end of the wire's (a FIN follows encode_end)."""
@@ -42,22 +44,30 @@ class Codec(Protocol):
     def decode(self, data: memoryview) -> list[Buffer]: ...
     def decode_inner(self, data: memoryview) -> list[Buffer]:
         """Decode bytes that came with a handshake and are out of the outer layers already."""
+
     def decode_end(self) -> None:
         """Note the end of the wire's incoming direction. Raises ProtocolFault if it is early."""
+
     def encode(self, payload: list[Buffer]) -> list[Buffer]: ...
     def encode_end(self) -> list[Buffer]:
         """What ends our direction of the payload."""
+
     def encode_wire_end(self) -> list[Buffer]:
         """What goes out last of all, once both directions have ended."""
+
     def encode_farewell(self, fault: ProtocolFault) -> list[Buffer]:
         """What to tell the peer whose bytes caused `fault`, before the connection is cut."""
+
     def take_replies(self) -> list[Buffer]:
         """What decode calls to answer: pongs, TLS handshake messages, alerts."""
+
     def raw_incoming(self) -> int:
         """How many of the next bytes on the wire are payload as they stand."""
+
     def skip_raw(self, count: int) -> None: ...
     def header_need(self) -> int:
         """How much to read for a header when more would be payload that could stay raw."""
+
     def encode_raw_header(self, length: int) -> bytes: ...
 
 

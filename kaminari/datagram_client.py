@@ -78,7 +78,10 @@ class DatagramClient:
         if lost or self._refused or self._empty:
             logger.info(
                 "datagrams dropped: %d by the kernel, %d from sources beyond max-connections, "
-                "%d empty", lost, self._refused, self._empty,
+                "%d empty",
+                lost,
+                self._refused,
+                self._empty,
             )
 
     def _on_readable(self, sock: socket.socket) -> None:
@@ -148,7 +151,11 @@ class DatagramClient:
         logger.log(
             logging.INFO if session.dropped else logging.DEBUG,
             "source %s: closed (%s); %d datagrams onward, %d back, %d dropped",
-            name, reason, session.sent, session.received, session.dropped,
+            name,
+            reason,
+            session.sent,
+            session.received,
+            session.dropped,
         )
 
     def _end_idle(self) -> None:

@@ -31,9 +31,7 @@ _datagram = memoryview(bytearray(2 + 65535))
 
 
 class DatagramSession:
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, deliver: Callable[[bytes], object]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[bytes], object]) -> None:
         """`deliver` sends one datagram by UDP and raises OSError if that fails."""
         self._loop = loop
         self._deliver = deliver
@@ -144,9 +142,7 @@ class DatagramSession:
         self.ended.set_result(describe_failure(error))
 
 
-async def open_datagram_socket(
-    loop: asyncio.AbstractEventLoop, address: Address
-) -> socket.socket:
+async def open_datagram_socket(loop: asyncio.AbstractEventLoop, address: Address) -> socket.socket:
     """A UDP socket connected to the first usable address of a host. Raises ConnectError."""
     failure = "it has no address"
     for family, kind, protocol, _, sockaddr in await resolve(loop, address, socket.SOCK_DGRAM):

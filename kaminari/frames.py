@@ -72,8 +72,17 @@ class FrameReader:
     """Reads the frames of one peer. `masked` tells whether that peer has to mask (a client)."""
 
     __slots__ = (
-        "_control", "_control_opcode", "_fragmented", "_header", "_key", "_last_header_length",
-        "_masked", "_phase", "closed", "controls", "remaining",
+        "_control",
+        "_control_opcode",
+        "_fragmented",
+        "_header",
+        "_key",
+        "_last_header_length",
+        "_masked",
+        "_phase",
+        "closed",
+        "controls",
+        "remaining",
     )
 
     def __init__(self, masked: bool) -> None:
@@ -185,8 +194,10 @@ class FrameReader:
         if opcode not in _OPCODES:
             raise FrameFault(f"a frame has the reserved opcode {opcode:#x}")
         if bool(second & 0x80) is not self._masked:
-            what = "an unmasked frame came from a client" if self._masked else (
-                "a masked frame came from a server"
+            what = (
+                "an unmasked frame came from a client"
+                if self._masked
+                else ("a masked frame came from a server")
             )
             raise FrameFault(what)
         if opcode >= 8:

@@ -69,10 +69,15 @@ def help_text(role: Role, name: str) -> str:
 def _wrap(paragraphs: list[str]) -> str:
     wrapped = [
         textwrap.fill(
-            paragraph, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT,
-            break_long_words=False, break_on_hyphens=False,
+            paragraph,
+            WIDTH,
+            initial_indent=INDENT,
+            subsequent_indent=INDENT,
+            break_long_words=False,
+            break_on_hyphens=False,
         )
-        if "\n" not in paragraph else paragraph
+        if "\n" not in paragraph
+        else paragraph
         for paragraph in paragraphs
     ]
     return "\n\n".join(wrapped)

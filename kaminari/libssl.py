@@ -74,7 +74,8 @@ _SSL_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "SSL_CTX_set_recv_max_early_data": (c_int, (_P, c_uint32)),
     "SSL_CTX_sess_set_new_cb": (None, (_P, SESSION_CALLBACK)),
     "SSL_select_next_proto": (
-        c_int, (POINTER(c_void_p), POINTER(c_ubyte), c_char_p, c_uint, _P, c_uint)
+        c_int,
+        (POINTER(c_void_p), POINTER(c_ubyte), c_char_p, c_uint, _P, c_uint),
     ),
     "SSL_new": (_P, (_P,)),
     "SSL_free": (None, (_P,)),
@@ -161,9 +162,7 @@ class Library:
         if not copy:
             return False
         ctypes.memmove(copy, response, len(response))
-        return bool(
-            self.SSL_ctrl(ssl, _CTRL_SET_TLSEXT_STATUS_REQ_OCSP_RESP, len(response), copy)
-        )
+        return bool(self.SSL_ctrl(ssl, _CTRL_SET_TLSEXT_STATUS_REQ_OCSP_RESP, len(response), copy))
 
     def set_server_name(self, ssl: int, name: bytes) -> None:
         self.SSL_ctrl(ssl, _CTRL_SET_TLSEXT_HOSTNAME, 0, ctypes.cast(c_char_p(name), c_void_p))

@@ -91,9 +91,7 @@ class LibsslEngine:
         if ssl := getattr(self, "_ssl", 0):
             if self.established:
                 # Otherwise libssl would forget the session as one of a broken connection.
-                self._lib.SSL_set_shutdown(
-                    ssl, libssl.SENT_SHUTDOWN | libssl.RECEIVED_SHUTDOWN
-                )
+                self._lib.SSL_set_shutdown(ssl, libssl.SENT_SHUTDOWN | libssl.RECEIVED_SHUTDOWN)
             self._lib.SSL_free(ssl)
 
     def expect_host(self, name: str, verify: bool) -> None:
@@ -315,9 +313,10 @@ class LibsslServerFactory:
         credentials = load_credentials(options)
         context = Context(server=True)
         lib, pointer = context.lib, context.pointer
-        with memory_file(credentials.certificate_pem) as certificate, memory_file(
-            credentials.key_pem
-        ) as key:
+        with (
+            memory_file(credentials.certificate_pem) as certificate,
+            memory_file(credentials.key_pem) as key,
+        ):
             if not lib.SSL_CTX_use_certificate_chain_file(pointer, certificate.encode()):
                 raise context.fail(credentials.source)
             if not lib.SSL_CTX_use_PrivateKey_file(

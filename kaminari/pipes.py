@@ -79,7 +79,9 @@ class PipePool:
         """
         try:
             return os.splice(
-                fd, pipe.write_fd, min(limit_bytes, pipe.size_bytes - SLACK_BYTES),
+                fd,
+                pipe.write_fd,
+                min(limit_bytes, pipe.size_bytes - SLACK_BYTES),
                 flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE,
             )
         except OSError as error:

@@ -66,8 +66,8 @@ class Flow:
             return
         source = self.source
         try:
-            payload = source.receive(source.codec.header_need()) if self._bulk else (
-                source.receive()
+            payload = (
+                source.receive(source.codec.header_need()) if self._bulk else (source.receive())
             )
         except (OSError, ProtocolFault) as error:
             self._relay.fail(source, error)

@@ -39,8 +39,7 @@ class Service:
             make = make_client_factory if options.role is Role.CLIENT else make_server_factory
             self._factory = make(options.tls)
         self._kind = (
-            socket.SOCK_DGRAM if options.uot and options.role is Role.CLIENT
-            else socket.SOCK_STREAM
+            socket.SOCK_DGRAM if options.uot and options.role is Role.CLIENT else socket.SOCK_STREAM
         )
         self.sockets = bind(arguments.listen, self._kind)
         if options.workers > 1:
@@ -84,7 +83,9 @@ class Service:
             if announce:
                 logger.info(
                     "listening on %s, %s, connecting to %s",
-                    self._arguments.listen, options.layers, remote,
+                    self._arguments.listen,
+                    options.layers,
+                    remote,
                 )
             await stop.wait()
             stopping = loop.create_task(tunnel.stop())

@@ -22,9 +22,7 @@ READ_BYTES = 65536
 
 
 class SetupStream:
-    def __init__(
-        self, poller: Poller, sock: socket.socket, engine: TlsEngine | None
-    ) -> None:
+    def __init__(self, poller: Poller, sock: socket.socket, engine: TlsEngine | None) -> None:
         self._poller = poller
         self._loop = poller.loop
         self._sock = sock
@@ -137,4 +135,3 @@ class SetupStream:
 
 def new_client_handshake(options: WebSocketOptions) -> ClientHandshake:
     return ClientHandshake(options.host, options.path, os.urandom(16))
-

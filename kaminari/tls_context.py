@@ -48,9 +48,7 @@ class SslClientFactory:
         self.reload()
 
     def make_engine(self) -> SslEngine:
-        return SslEngine(
-            self._context, False, self._options.sni, self._session, self._save_session
-        )
+        return SslEngine(self._context, False, self._options.sni, self._session, self._save_session)
 
     def reload(self) -> None:
         options = self._options
@@ -92,13 +90,16 @@ class SslServerFactory:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
         try:
-            with memory_file(credentials.certificate_pem) as certificate, memory_file(
-                credentials.key_pem
-            ) as key:
+            with (
+                memory_file(credentials.certificate_pem) as certificate,
+                memory_file(credentials.key_pem) as key,
+            ):
                 context.load_cert_chain(certificate, key)
         except ssl.SSLError as error:
-            why = "do not fit together" if error.reason == "KEY_VALUES_MISMATCH" else (
-                "cannot be used: " + (error.reason or str(error)).lower().replace("_", " ")
+            why = (
+                "do not fit together"
+                if error.reason == "KEY_VALUES_MISMATCH"
+                else ("cannot be used: " + (error.reason or str(error)).lower().replace("_", " "))
             )
             raise UsageError(f"{credentials.source} {why}") from None
         if self._options.alpn:

@@ -34,25 +34,41 @@ class TlsEngine(Protocol):
 
     def start(self, early: bytes = b"") -> None:
         """Begin; a client may give bytes to send as early data if a session allows it."""
+
     def receive(self, data: Buffer) -> list[Buffer]:
         """Take bytes off the wire; plaintext, valid until the next call. Raises TlsFault."""
+
     def send(self, data: Buffer) -> None: ...
+
     close_deferred: bool
     """close_write waits for the end of the handshake, and then does its work by itself."""
 
     def close_write(self) -> None:
         """Send close_notify; receiving goes on."""
+
     def take_outgoing(self) -> bytes:
         """What has to go on the wire now."""
+
     def unsent_early(self) -> bytes:
         """Bytes given to start that the peer has not accepted and that have to be sent again."""
+
     def describe(self) -> str: ...
 
 
 class SslEngine:
     __slots__ = (
-        "_closing", "_early", "_incoming", "_object", "_outgoing", "_resumes", "_save",
-        "_session_looks", "close_deferred", "early_limit_bytes", "ended", "established",
+        "_closing",
+        "_early",
+        "_incoming",
+        "_object",
+        "_outgoing",
+        "_resumes",
+        "_save",
+        "_session_looks",
+        "close_deferred",
+        "early_limit_bytes",
+        "ended",
+        "established",
     )
 
     def __init__(

@@ -175,7 +175,11 @@ class StreamTunnel:
             logger.log(
                 logging.INFO if dropped else logging.DEBUG,
                 "%s: closed (%s); %d datagrams onward, %d back, %d dropped",
-                name, reason, session.received, session.sent, dropped,
+                name,
+                reason,
+                session.received,
+                session.sent,
+                dropped,
             )
 
     def _make_engine(self) -> TlsEngine | None:
@@ -203,7 +207,11 @@ class StreamTunnel:
             self._relays.discard(relay)
         logger.debug(
             "%s: closed (%s); %d bytes onward, %d bytes back, %.3f s",
-            name, reason, near.payload_in, far.payload_in, self._loop.time() - began_s,
+            name,
+            reason,
+            near.payload_in,
+            far.payload_in,
+            self._loop.time() - began_s,
         )
 
     def _end_idle(self) -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Where pins live: the system's bpffs, or one of our own where the system has none."""
 
-import contextlib
 import ctypes
 import os
 import shutil
@@ -53,21 +52,29 @@ def _mount(point: Path) -> bool:
         point.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
     except OSError:
         return False
-    return bool(_libc.mount(b"bpf", os.fsencode(point), b"bpf", 0, b"mode=0700") == 0)
+    if _libc.mount(b"bpf", os.fsencode(point), b"bpf", 0, b"mode=0700") == 0:
+        return True
+    _remove_if_empty(point, point.parent)
+    return False
+
+
+def _remove_if_empty(*folders: Path) -> bool:
+    """From the first one on, as far as they are empty; whether all of them were."""
+    try:
+        for folder in folders:
+            folder.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def leave(root: Path, state_folder: Path) -> None:
     """Remove empty folders, and the bpffs that we mounted once nothing is pinned in it."""
     own = state_folder / "bpf"
-    for folder in (root, root.parent):
-        try:
-            folder.rmdir()
-        except OSError:
-            return
+    if not _remove_if_empty(root, root.parent):
+        return
     if root.is_relative_to(own) and _libc.umount2(os.fsencode(own), 0) == 0:
-        own.rmdir()
-        with contextlib.suppress(OSError):
-            state_folder.rmdir()
+        _remove_if_empty(own, state_folder)
 
 
 def pin_folder(root: Path, ifindex: int) -> Path:

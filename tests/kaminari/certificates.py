@@ -22,8 +22,9 @@ class Issued:
     certificate: x509.Certificate
     key: Any
 
-    def write(self, folder: Path, stem: str, der: bool = False, key_format: str = "PKCS8"
-              ) -> tuple[Path, Path]:
+    def write(
+        self, folder: Path, stem: str, der: bool = False, key_format: str = "PKCS8"
+    ) -> tuple[Path, Path]:
         encoding = serialization.Encoding.DER if der else serialization.Encoding.PEM
         certificate, key = folder / f"{stem}.crt", folder / f"{stem}.key"
         certificate.write_bytes(self.certificate.public_bytes(encoding))

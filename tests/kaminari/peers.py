@@ -13,7 +13,7 @@ import pytest
 
 from tests.kaminari.rig import PROJECT, Process, Rig, is_listening, wait_for
 
-TREE = Path(os.environ.get("KAMINARI_PEERS", PROJECT / "tests" / "peers" / "tree"))
+TREE = Path(os.environ.get("KAMINARI_PEERS", PROJECT / "tests" / "peers" / ".tree"))
 # Chromium's command is a script that looks for the real one below /.
 FOLDERS = ("usr/lib/chromium", "usr/bin", "usr/sbin", "bin", "sbin")
 LIBRARIES = ("usr/lib/*-linux-gnu*", "usr/lib/*-linux-gnu*/pulseaudio", "lib/*-linux-gnu*")

@@ -151,9 +151,7 @@ class Rig:
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
 
-    def start(
-        self, argv: Sequence[str], environment: Mapping[str, str] | None = None
-    ) -> Process:
+    def start(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
         process = Process(argv, environment)
         self._stack.callback(process.end)
         return process
@@ -187,9 +185,7 @@ class Rig:
         return sock
 
     def connect(self, port: int, host: str = "127.0.0.1") -> socket.socket:
-        return self._stack.enter_context(
-            socket.create_connection((host, port), timeout=DEADLINE_S)
-        )
+        return self._stack.enter_context(socket.create_connection((host, port), timeout=DEADLINE_S))
 
     def accept(self, listener: socket.socket) -> socket.socket:
         sock = self._stack.enter_context(listener.accept()[0])

@@ -194,9 +194,7 @@ def test_a_ping_is_answered_and_a_close_is_returned(rig: Rig) -> None:
     server = Server(rig)
     sock = server.open(glued=frame(b"glued ping", Opcode.PING))
     sock.sendall(frame(b"x"))
-    assert receive(sock, 12 + 3) in (
-        b"\x8a\x0aglued ping\x82\x01x", b"\x82\x01x\x8a\x0aglued ping"
-    )
+    assert receive(sock, 12 + 3) in (b"\x8a\x0aglued ping\x82\x01x", b"\x82\x01x\x8a\x0aglued ping")
     sock.sendall(frame(struct.pack("!H", 1001), Opcode.CLOSE))
     assert read_all(sock) == b"\x88\x02\x03\xe9"
 
@@ -377,10 +375,15 @@ def test_a_server_that_never_answers_the_handshake_is_given_up(rig: Rig) -> None
     ("answer", "words"),
     [
         (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", "HTTP status 403"),
-        (b"HTTP/1.1 101 Switching\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
-         b"sec-websocket-accept: AAAA\r\n\r\n", "does not fit the key"),
-        (b"HTTP/1.1 101 Switching\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
-         "upgrades to something else"),
+        (
+            b"HTTP/1.1 101 Switching\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+            b"sec-websocket-accept: AAAA\r\n\r\n",
+            "does not fit the key",
+        ),
+        (
+            b"HTTP/1.1 101 Switching\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
+            "upgrades to something else",
+        ),
         (b"nonsense\r\n\r\n", "is not HTTP"),
         (b"", "closed before it answered"),
         (b"HTTP/1.1 101 " + b"a" * 100000, "is not HTTP"),

@@ -28,14 +28,16 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def accept_all(listener: socket.socket, stack: contextlib.ExitStack, count: int
-               ) -> list[socket.socket]:
+def accept_all(
+    listener: socket.socket, stack: contextlib.ExitStack, count: int
+) -> list[socket.socket]:
     return [stack.enter_context(listener.accept()[0]) for _ in range(count)]
 
 
 @pytest.mark.usefixtures("many_files")
-@pytest.mark.parametrize("layers", [STREAM_LAYERS[0], STREAM_LAYERS[1]],
-                         ids=lambda layers: layers.name)
+@pytest.mark.parametrize(
+    "layers", [STREAM_LAYERS[0], STREAM_LAYERS[1]], ids=lambda layers: layers.name
+)
 def test_five_thousand_connections_are_open_and_alive_at_once(rig: Rig, layers: Layers) -> None:
     service = rig.listen()
     tunnel = rig.tunnel(layers, service.getsockname()[1])
@@ -83,9 +85,7 @@ def answer_all(socks: list[socket.socket]) -> int:
 
 
 @pytest.mark.parametrize("layers", STREAM_LAYERS, ids=lambda layers: layers.name)
-def test_readers_that_never_read_hold_a_bounded_amount_of_memory(
-    rig: Rig, layers: Layers
-) -> None:
+def test_readers_that_never_read_hold_a_bounded_amount_of_memory(rig: Rig, layers: Layers) -> None:
     service = rig.listen()
     tunnel = rig.tunnel(layers, service.getsockname()[1])
     warm = rig.connect(tunnel.entry)

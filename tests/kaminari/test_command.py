@@ -37,7 +37,11 @@ ROLES = ("client", "server")
 def run(role: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SS_")}
     return subprocess.run(
-        command(role, *arguments), capture_output=True, text=True, timeout=30, check=False,
+        command(role, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
         env={**clean, "PYTHONPATH": str(PROJECT), **environment},
     )
 
@@ -47,8 +51,15 @@ def test_help_is_a_short_manual_on_stdout(role: str) -> None:
     for flag in ("--help", "-h"):
         done = run(role, flag)
         assert (done.returncode, done.stderr) == (0, "")
-        sections = ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "SIGNALS", "EXIT STATUS",
-                    "EXAMPLES")
+        sections = (
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "OPTIONS",
+            "SIGNALS",
+            "EXIT STATUS",
+            "EXAMPLES",
+        )
         lines = done.stdout.splitlines()
         assert [line for line in lines if line and line[0].isupper()] == list(sections)
         shown = {line.strip().partition("=")[0] for line in lines}
@@ -129,8 +140,10 @@ def test_debug_tells_how_each_connection_ended_and_what_it_carried(rig: Rig) -> 
 def environment(listen: int, remote: int, options: str, role: str) -> dict[str, str]:
     local, far = (listen, remote) if role == "client" else (remote, listen)
     return {
-        "SS_LOCAL_HOST": "127.0.0.1", "SS_LOCAL_PORT": str(local),
-        "SS_REMOTE_HOST": "127.0.0.1", "SS_REMOTE_PORT": str(far),
+        "SS_LOCAL_HOST": "127.0.0.1",
+        "SS_LOCAL_PORT": str(local),
+        "SS_REMOTE_HOST": "127.0.0.1",
+        "SS_REMOTE_PORT": str(far),
         "SS_PLUGIN_OPTIONS": options,
     }
 

@@ -80,7 +80,11 @@ def test_families_alternate_and_keep_their_order() -> None:
     six, four = socket.AF_INET6, socket.AF_INET
     mixed = [info(number, "::1") for number in (1, 2, 3)] + [info(4), info(5)]
     assert [(each[0], each[4][1]) for each in interleave(mixed)] == [
-        (six, 1), (four, 4), (six, 2), (four, 5), (six, 3)
+        (six, 1),
+        (four, 4),
+        (six, 2),
+        (four, 5),
+        (six, 3),
     ]
 
 

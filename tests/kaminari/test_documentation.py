@@ -72,11 +72,10 @@ def start_pair(rig: Rig, lines: list[str], adapter: Adapter) -> tuple[int, int, 
     server, client = (shlex.split(line) for line in lines)
     assert (server[0], client[0]) == ("kaminaris", "kaminaric")
     for role, words, ends in (
-        ("server", server, ("middle", "service")), ("client", client, ("entry", "middle")),
+        ("server", server, ("middle", "service")),
+        ("client", client, ("entry", "middle")),
     ):
-        addresses = [
-            adapter.address(text, end) for text, end in zip(words[1:3], ends, strict=True)
-        ]
+        addresses = [adapter.address(text, end) for text, end in zip(words[1:3], ends, strict=True)]
         options = adapter.options(words[3], client=role == "client")
         rig.start(command(role, *addresses, options)).wait_for_line("listening on")
     texts = (server[2], "service"), (client[1], "entry"), (client[2], "middle")
@@ -159,7 +158,9 @@ def test_the_example_of_shadowsocks_does_what_it_says(rig: Rig, tmp_path: Path) 
     replace = {
         "kaminaris": write_plugin(tmp_path, "server", sys.executable),
         "kaminaric": write_plugin(tmp_path, "client", sys.executable),
-        "443": str(middle), "1080": str(entry), "0.0.0.0": "127.0.0.1",
+        "443": str(middle),
+        "1080": str(entry),
+        "0.0.0.0": "127.0.0.1",
         "server.example": "127.0.0.1",
     }
     for line, port in zip(BLOCKS["A plugin of shadowsocks"], (middle, entry), strict=True):

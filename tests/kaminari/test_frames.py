@@ -20,7 +20,11 @@ KEY = b"\x37\xfa\x21\x3d"
 
 
 def frame(
-    opcode: int, payload: bytes = b"", fin: bool = True, rsv: int = 0, key: bytes = KEY,
+    opcode: int,
+    payload: bytes = b"",
+    fin: bool = True,
+    rsv: int = 0,
+    key: bytes = KEY,
     length: bytes | None = None,
 ) -> bytes:
     """A frame as the wire has it, also where no encoder would write it so."""
@@ -58,12 +62,25 @@ CASES = (
     Case("65536 bytes", "5.2", frame(2, LONG[:65536]), LONG[:65536]),
     Case("70000 bytes", "5.2", frame(2, LONG), LONG),
     Case("a zero mask", "5.3", frame(2, b"abc", key=bytes(4)), b"abc"),
-    Case("fragments", "5.4", frame(2, b"a", fin=False) + frame(0, b"b", fin=False) + frame(0, b"c"),
-         b"abc"),
-    Case("empty fragments", "5.4",
-         frame(2, b"", fin=False) + frame(0, b"", fin=False) + frame(0, b"c"), b"c"),
-    Case("a ping between fragments", "5.4",
-         frame(2, b"a", fin=False) + frame(9, b"p") + frame(0, b"b"), b"ab", pong=b"p"),
+    Case(
+        "fragments",
+        "5.4",
+        frame(2, b"a", fin=False) + frame(0, b"b", fin=False) + frame(0, b"c"),
+        b"abc",
+    ),
+    Case(
+        "empty fragments",
+        "5.4",
+        frame(2, b"", fin=False) + frame(0, b"", fin=False) + frame(0, b"c"),
+        b"c",
+    ),
+    Case(
+        "a ping between fragments",
+        "5.4",
+        frame(2, b"a", fin=False) + frame(9, b"p") + frame(0, b"b"),
+        b"ab",
+        pong=b"p",
+    ),
     Case("a ping", "5.5.2", frame(9, b"hello"), pong=b"hello"),
     Case("an empty ping", "5.5.2", frame(9), pong=b""),
     Case("a ping of 125 bytes", "5.5", frame(9, b"p" * 125), pong=b"p" * 125),
@@ -73,39 +90,75 @@ CASES = (
     Case("a fragmented ping", "5.5", frame(9, b"p", fin=False), close=1002),
     Case("a fragmented close", "5.5", frame(8, b"", fin=False), close=1002),
     Case("a close of 126 bytes", "5.5", frame(8, b"\x03\xe8" + b"r" * 124), close=1002),
-    *(Case(f"reserved bits {bits:03b}", "5.2", frame(2, b"a", rsv=bits), close=1002)
-      for bits in range(1, 8)),
+    *(
+        Case(f"reserved bits {bits:03b}", "5.2", frame(2, b"a", rsv=bits), close=1002)
+        for bits in range(1, 8)
+    ),
     Case("a reserved bit in a ping", "5.2", frame(9, b"a", rsv=4), close=1002),
-    *(Case(f"opcode {opcode:#x}", "5.2", frame(opcode, b"a"), close=1002)
-      for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)),
+    *(
+        Case(f"opcode {opcode:#x}", "5.2", frame(opcode, b"a"), close=1002)
+        for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)
+    ),
     Case("a continuation of nothing", "5.4", frame(0, b"a"), close=1002),
-    Case("a continuation of a whole message", "5.4", frame(2, b"a") + frame(0, b"b"), b"a",
-         close=1002),
-    Case("a message within a message", "5.4", frame(2, b"a", fin=False) + frame(2, b"b"), b"a",
-         close=1002),
+    Case(
+        "a continuation of a whole message",
+        "5.4",
+        frame(2, b"a") + frame(0, b"b"),
+        b"a",
+        close=1002,
+    ),
+    Case(
+        "a message within a message",
+        "5.4",
+        frame(2, b"a", fin=False) + frame(2, b"b"),
+        b"a",
+        close=1002,
+    ),
     Case("a text frame", "7.4.1", frame(1, b"a"), close=1003),
     Case("an unmasked frame", "5.1", frame(2, b"a", key=b""), close=1002),
     Case("an unmasked ping", "5.1", frame(9, b"a", key=b""), close=1002),
-    Case("a 16-bit length for 125 bytes", "5.2", frame(2, b"a" * 125, length=b"\x7e\x00\x7d"),
-         close=1002),
-    Case("a 64-bit length for 65535 bytes", "5.2",
-         frame(2, b"a", length=b"\x7f" + (65535).to_bytes(8, "big")), close=1002),
-    Case("a length with the top bit", "5.2", frame(2, b"", length=b"\x7f" + b"\xff" * 8),
-         close=1002),
-    Case("a length of 2**63 - 1", "5.2",
-         frame(2, b"abc", length=b"\x7f\x7f" + b"\xff" * 7), b"abc"),
+    Case(
+        "a 16-bit length for 125 bytes",
+        "5.2",
+        frame(2, b"a" * 125, length=b"\x7e\x00\x7d"),
+        close=1002,
+    ),
+    Case(
+        "a 64-bit length for 65535 bytes",
+        "5.2",
+        frame(2, b"a", length=b"\x7f" + (65535).to_bytes(8, "big")),
+        close=1002,
+    ),
+    Case(
+        "a length with the top bit", "5.2", frame(2, b"", length=b"\x7f" + b"\xff" * 8), close=1002
+    ),
+    Case(
+        "a length of 2**63 - 1", "5.2", frame(2, b"abc", length=b"\x7f\x7f" + b"\xff" * 7), b"abc"
+    ),
     Case("a close without a status", "5.5.1", frame(8), close=1000, ends=True),
     Case("a close with a reason", "5.5.1", frame(8, b"\x03\xe8bye"), close=1000, ends=True),
-    *(Case(f"close status {code}", "7.4", frame(8, code.to_bytes(2, "big")), close=code, ends=True)
-      for code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1014, 3000, 4999)),
-    *(Case(f"close status {code}", "7.4", frame(8, code.to_bytes(2, "big")), close=1002)
-      for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535)),
+    *(
+        Case(
+            f"close status {code}", "7.4", frame(8, code.to_bytes(2, "big")), close=code, ends=True
+        )
+        for code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1014, 3000, 4999)
+    ),
+    *(
+        Case(f"close status {code}", "7.4", frame(8, code.to_bytes(2, "big")), close=1002)
+        for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535)
+    ),
     Case("half a close status", "5.5.1", frame(8, b"\x03"), close=1002),
     Case("a close reason that is not UTF-8", "5.5.1", frame(8, b"\x03\xe8\xff"), close=1007),
-    Case("a close reason cut within a character", "5.5.1", frame(8, b"\x03\xe8\xe2\x82"),
-         close=1007),
-    Case("data after a close", "5.5.1", frame(8, b"\x03\xe8") + frame(2, b"late"), close=1000,
-         ends=True),
+    Case(
+        "a close reason cut within a character", "5.5.1", frame(8, b"\x03\xe8\xe2\x82"), close=1007
+    ),
+    Case(
+        "data after a close",
+        "5.5.1",
+        frame(8, b"\x03\xe8") + frame(2, b"late"),
+        close=1000,
+        ends=True,
+    ),
 )
 
 

@@ -74,8 +74,9 @@ def test_mutated_traffic_harms_nobody_else(rig: Rig, kind: str, seed: int) -> No
     chance = random.Random(seed)
     echo, port = EchoService(rig), free_port()
     options = TLS_SERVER if kind == "tls" else WS
-    server = rig.server(f"127.0.0.1:{port}", f"127.0.0.1:{echo.port}",
-                        f"{options};handshake-timeout=1")
+    server = rig.server(
+        f"127.0.0.1:{port}", f"127.0.0.1:{echo.port}", f"{options};handshake-timeout=1"
+    )
     if kind == "tls":
         entry = free_port()
         rig.client(f"127.0.0.1:{entry}", f"127.0.0.1:{port}", TLS_CLIENT)
@@ -85,8 +86,9 @@ def test_mutated_traffic_harms_nobody_else(rig: Rig, kind: str, seed: int) -> No
         bystander.sendall(GOOD)
         read_head(bystander)
     before = server.resident_bytes()
-    frames = b"".join(frame(os.urandom(chance.randrange(200)), chance.choice((2, 9, 10)))
-                      for _ in range(20))
+    frames = b"".join(
+        frame(os.urandom(chance.randrange(200)), chance.choice((2, 9, 10))) for _ in range(20)
+    )
     hello = b"\x16\x03\x01\x00\xf8\x01\x00\x00\xf4\x03\x03" + os.urandom(242)
     for _ in range(300):
         wire = {
@@ -102,9 +104,7 @@ def test_mutated_traffic_harms_nobody_else(rig: Rig, kind: str, seed: int) -> No
 
 
 @pytest.mark.parametrize("layers", STREAM_LAYERS, ids=lambda layers: layers.name)
-def test_many_connections_of_every_temper_leave_nothing_behind(
-    rig: Rig, layers: Layers
-) -> None:
+def test_many_connections_of_every_temper_leave_nothing_behind(rig: Rig, layers: Layers) -> None:
     chance = random.Random(layers.name)
     echo = EchoService(rig)
     tunnel = rig.tunnel(layers, echo.port)

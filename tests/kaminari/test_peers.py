@@ -61,13 +61,25 @@ def test_shadowsocks_works_with_both_commands_as_plugins(
     client, server = PLUGIN_LAYERS[layers]
     common = ["-s", "127.0.0.1", "-p", str(middle), "-k", "secret", "-m", "aes-256-gcm"]
     ss_server = start_peer(
-        rig, "ss-server", *common, "--plugin", write_plugin(tmp_path, "server", sys.executable),
-        "--plugin-opts", server,
+        rig,
+        "ss-server",
+        *common,
+        "--plugin",
+        write_plugin(tmp_path, "server", sys.executable),
+        "--plugin-opts",
+        server,
     )
     wait_for_port(ss_server, middle)
     ss_local = start_peer(
-        rig, "ss-local", *common, "-l", str(entry),
-        "--plugin", write_plugin(tmp_path, "client", sys.executable), "--plugin-opts", client,
+        rig,
+        "ss-local",
+        *common,
+        "-l",
+        str(entry),
+        "--plugin",
+        write_plugin(tmp_path, "client", sys.executable),
+        "--plugin-opts",
+        client,
     )
     wait_for_port(ss_local, entry)
     ss_local.wait_for_line("kaminaric: info: listening on")
@@ -159,9 +171,7 @@ def test_a_v2ray_client_works_with_our_server(rig: Rig, tmp_path: Path, tls: boo
     start_v2ray_server(rig, tmp_path, inner, v2ray_stream(False, False, None))
     options = PLUGIN_LAYERS["wss" if tls else "ws"][1]
     rig.server(f"127.0.0.1:{middle}", f"127.0.0.1:{inner}", options)
-    start_v2ray_client(
-        rig, tmp_path, entry, middle, echo.port, v2ray_stream(True, tls, None)
-    )
+    start_v2ray_client(rig, tmp_path, entry, middle, echo.port, v2ray_stream(True, tls, None))
     for _ in range(3):
         assert_echoes(rig.connect(entry), BLOCK)
 
@@ -203,8 +213,10 @@ http {{
     }}
 }}
 """
-NGINX_TLS = "ssl; ssl_certificate {0}; ssl_certificate_key {1}; ssl_early_data on; " \
+NGINX_TLS = (
+    "ssl; ssl_certificate {0}; ssl_certificate_key {1}; ssl_early_data on; "
     "ssl_protocols TLSv1.2 TLSv1.3"
+)
 
 HAPROXY = """
 defaults
@@ -225,8 +237,9 @@ def start_nginx(rig: Rig, folder: Path, port: int, upstream: int, tls: bool) -> 
     words = NGINX_TLS.format(*write_certificate(folder)) if tls else ""
     text = NGINX.format(folder=folder, port=port, upstream=upstream, tls=words)
     (folder / "nginx.conf").write_text(text)
-    nginx = start_peer(rig, "nginx", "-p", str(folder), "-e", "stderr", "-c",
-                       str(folder / "nginx.conf"))
+    nginx = start_peer(
+        rig, "nginx", "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")
+    )
     wait_for_port(nginx, port)
 
 
@@ -330,8 +343,19 @@ def test_curl_gets_proper_answers(rig: Rig, scheme: str) -> None:
 
     def status(path: str, *more: str) -> str:
         curl = start_peer(
-            rig, "curl", "--silent", "--show-error", "--insecure", "--http1.1", "--max-time", "20",
-            "--resolve", to, "--include", *more, f"{scheme}://tunnel.example:{middle}{path}",
+            rig,
+            "curl",
+            "--silent",
+            "--show-error",
+            "--insecure",
+            "--http1.1",
+            "--max-time",
+            "20",
+            "--resolve",
+            to,
+            "--include",
+            *more,
+            f"{scheme}://tunnel.example:{middle}{path}",
         )
         assert curl.wait() == 0, curl.log
         return curl.lines[0].split()[1]
@@ -376,11 +400,17 @@ def test_a_browser_opens_a_websocket_and_gets_an_echo(
     page = PAGE % f"{scheme}://localhost:{middle}/chat"
     with serve_page(page) as (port, reports):
         start_peer(
-            rig, "chromium-headless-shell", "--no-sandbox", "--disable-gpu",
-            "--ignore-certificate-errors", f"--user-data-dir={tmp_path}",
-            "--remote-debugging-port=0", "--no-proxy-server",
+            rig,
+            "chromium-headless-shell",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--ignore-certificate-errors",
+            f"--user-data-dir={tmp_path}",
+            "--remote-debugging-port=0",
+            "--no-proxy-server",
             "--host-resolver-rules=MAP localhost 127.0.0.1",
-            f"http://127.0.0.1:{port}/", HOME=str(tmp_path),
+            f"http://127.0.0.1:{port}/",
+            HOME=str(tmp_path),
         )
         assert reports.get(timeout=60) == "equal 1000 true"
 
@@ -419,8 +449,17 @@ def serve_page(page: str) -> Iterator[tuple[int, queue.Queue[str]]]:
 
 def test_the_folder_of_peers_is_complete_where_it_is_required() -> None:
     missing = []
-    for name in ("ss-local", "ss-server", "v2ray", "nginx", "haproxy", "stunnel4", "curl",
-                 "chromium-headless-shell", "openssl"):
+    for name in (
+        "ss-local",
+        "ss-server",
+        "v2ray",
+        "nginx",
+        "haproxy",
+        "stunnel4",
+        "curl",
+        "chromium-headless-shell",
+        "openssl",
+    ):
         try:
             find_peer(name)
         except pytest.skip.Exception:

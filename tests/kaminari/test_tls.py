@@ -52,7 +52,9 @@ def s_client(port: int, *arguments: str, expect: bytes = b"hello\n") -> str:
     """
     with subprocess.Popen(
         ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", NAME, *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -71,9 +73,10 @@ def peer_certificate(port: int) -> bytes:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection(("127.0.0.1", port), 30) as sock, context.wrap_socket(
-        sock, server_hostname=NAME
-    ) as tls:
+    with (
+        socket.create_connection(("127.0.0.1", port), 30) as sock,
+        context.wrap_socket(sock, server_hostname=NAME) as tls,
+    ):
         return tls.getpeercert(binary_form=True) or b""
 
 
@@ -137,7 +140,9 @@ def test_a_self_signed_certificate_names_the_server_in_its_subject_and_alternati
     port, _ = start_server(rig, f"tls;servername={NAME}{native}")
     text = subprocess.run(
         ["openssl", "x509", "-inform", "DER", "-noout", "-subject", "-ext", "subjectAltName"],
-        input=peer_certificate(port), capture_output=True, check=True,
+        input=peer_certificate(port),
+        capture_output=True,
+        check=True,
     ).stdout.decode()
     assert f"CN = {NAME}" in text
     assert f"DNS:{NAME}" in text
@@ -187,11 +192,22 @@ def test_openssl_s_server_sees_our_early_data(rig: Rig, tmp_path: Path) -> None:
     certificate, key = make_certificate(make_authority(), NAME).write(tmp_path, "server")
     port = free_port()
     # s_server ends with its standard input, so that has to stay open.
-    s_server = rig.start([
-        "sh", "-c", 'tail -f /dev/null | openssl s_server "$@"', "s_server",
-        "-accept", f"127.0.0.1:{port}", "-cert", str(certificate), "-key", str(key),
-        "-early_data", "-tls1_3",
-    ])
+    s_server = rig.start(
+        [
+            "sh",
+            "-c",
+            'tail -f /dev/null | openssl s_server "$@"',
+            "s_server",
+            "-accept",
+            f"127.0.0.1:{port}",
+            "-cert",
+            str(certificate),
+            "-key",
+            str(key),
+            "-early_data",
+            "-tls1_3",
+        ]
+    )
     wait_for_port(s_server, port)
     entry, client = start_client(rig, port, f"{TLS_CLIENT};0rtt", log="debug")
     for number in range(1, 4):

@@ -36,7 +36,8 @@ def test_any_split_gives_the_same_datagrams(datagrams: list[bytes], data: st.Dat
         count = data.draw(st.integers(1, 100))
         middle = position + count // 2
         pieces: list[bytes | bytearray | memoryview] = [
-            wire[position:middle], memoryview(wire)[middle : position + count]
+            wire[position:middle],
+            memoryview(wire)[middle : position + count],
         ]
         received += reader.feed(pieces)
         position += count
@@ -114,8 +115,9 @@ def test_each_source_has_a_stream_of_its_own(rig: Rig) -> None:
         assert source.recv(100) == b"to from %d" % number
 
 
-@pytest.mark.parametrize("layers", [UOT_LAYERS[0], UOT_LAYERS[4], UOT_LAYERS[7]],
-                         ids=lambda layers: layers.name)
+@pytest.mark.parametrize(
+    "layers", [UOT_LAYERS[0], UOT_LAYERS[4], UOT_LAYERS[7]], ids=lambda layers: layers.name
+)
 def test_above_capacity_datagrams_are_dropped_whole_and_counted(rig: Rig, layers: Layers) -> None:
     service = rig.udp()
     tunnel = rig.tunnel(layers, service.getsockname()[1], log="debug")

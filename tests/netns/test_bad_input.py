@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What cannot work is refused in one clear sentence, with the right exit code; nothing changes."""
 
+import os
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,7 +15,8 @@ from tests.bus.dbus_daemon import PrivateBus
 from tests.rig.attachments import attachments
 from tests.rig.daemon import Answer, Daemon, command_path
 from tests.rig.foreign import foreign_xdp
-from tests.rig.network import Host, Network, direct
+from tests.rig.namespace import scratch_folder
+from tests.rig.network import Host, direct
 
 GOOD = "remote=192.0.2.9:5000"
 
@@ -31,6 +33,9 @@ REFUSED = {
     "zero remote": (["-f", "remote=0.0.0.0:5000", "eth0"], 2, "InvalidConfig", "0.0.0.0"),
     "bad padding": (["-f", GOOD, "-p", "17", "eth0"], 2, "InvalidConfig", "17"),
 }
+
+AS_NOBODY = ("setpriv", "--reuid", "65534", "--clear-groups")
+WITHOUT_BPF = ("capsh", "--drop=cap_bpf,cap_sys_admin,cap_perfmon", "--shell=/usr/bin/env", "--")
 
 cases = pytest.mark.parametrize(
     ("arguments", "exit_code", "error_name", "words"), REFUSED.values(), ids=REFUSED.keys()
@@ -51,8 +56,12 @@ def daemon(host: Host) -> Iterator[Daemon]:
 
 
 def bare(host: Host, *arguments: str, wrapper: tuple[str, ...] = ()) -> Answer:
-    """`mimicd run` without a bus."""
-    done = host.namespace.run(*wrapper, command_path("mimicd"), "run", *arguments, check=False)
+    """`mimicd run` without a bus; nothing is left of its state."""
+    argv = (*wrapper, command_path("mimicd"), "run", *arguments)
+    with scratch_folder() as folder:
+        env = {**os.environ, "RUNTIME_DIRECTORY": str(folder)}
+        done = host.namespace.run(*argv, check=False, env=env)
+        assert list(folder.iterdir()) == []
     return Answer(done.returncode, done.stdout, done.stderr)
 
 
@@ -77,16 +86,18 @@ def test_mimicd_run_refuses(
 
 
 @cases
+@pytest.mark.parametrize("how", [["--detach"], []], ids=["detached", "in the foreground"])
 def test_mimicctl_run_refuses(
     host: Host,
     daemon: Daemon,
+    how: list[str],
     arguments: list[str],
     exit_code: int,
     error_name: str,
     words: str,
 ) -> None:
     before = attachments(host)
-    answer = daemon.ctl("run", "--detach", *arguments)
+    answer = daemon.ctl("run", *how, *arguments)
     assert_refused(answer, "mimicctl", exit_code, words)
     assert "Traceback" not in daemon.log
     assert attachments(host) == before
@@ -108,15 +119,26 @@ def test_the_bus_names_the_error(
     for text in (text for flag, text in pairs if flag == "-p"):
         options["padding"] = Variant("s", text)
 
-    async def fault() -> tuple[str, str]:
-        # PrivateBus is only the address here: the daemon's own bus lies in that folder
-        async with Caller.on(PrivateBus(daemon.folder)) as caller:
-            return await caller.fault("Run", "sa{sv}", [arguments[-1], options])
-
-    name, message = run(fault())
+    name, message = fault_of_run(daemon, arguments[-1], options)
     assert name == f"org.mimicd1.Error.{error_name}"
     assert words in message
     assert "Traceback" not in message
+
+
+def fault_of_run(daemon: Daemon, interface: str, options: dict[str, Variant]) -> tuple[str, str]:
+    """Name and message of the D-Bus error that Run answers."""
+
+    async def fault() -> tuple[str, str]:
+        # PrivateBus is only the address here: the daemon's own bus lies in that folder
+        async with Caller.on(PrivateBus(daemon.folder)) as caller:
+            return await caller.fault("Run", "sa{sv}", [interface, options])
+
+    return run(fault())
+
+
+def good_options(**others: str) -> dict[str, Variant]:
+    texts = {key: Variant("s", text) for key, text in others.items()}
+    return {"filter": Variant("as", [GOOD]), **texts}
 
 
 def test_an_interface_that_runs_is_not_run_again(host: Host, daemon: Daemon) -> None:
@@ -124,32 +146,59 @@ def test_an_interface_that_runs_is_not_run_again(host: Host, daemon: Daemon) -> 
     running = attachments(host)
     answer = daemon.ctl("run", "--detach", "-f", "remote=192.0.2.8:5000", "eth0")
     assert_refused(answer, "mimicctl", 1, "eth0 is running already")
+    name, _message = fault_of_run(daemon, "eth0", good_options())
+    assert name == "org.mimicd1.Error.AlreadyRunning"
     assert attachments(host) == running
     daemon.ctl("stop", "eth0", check=True)
     assert_refused(daemon.ctl("stop", "eth0"), "mimicctl", 1, "eth0 is not running")
     assert_refused(daemon.ctl("show", "eth0"), "mimicctl", 1, "eth0 is not running")
 
 
-def test_somebody_elses_xdp_stays_and_is_named(direct_network: Network) -> None:
-    host = direct_network.a
+@pytest.mark.parametrize("mode", ["native", "skb"])
+def test_somebody_elses_xdp_stays_and_is_named(host: Host, daemon: Daemon, mode: str) -> None:
+    words = "XDP program of somebody else: somebody_xdp (id "
+    arguments = ("-x", mode, "-f", GOOD, "eth0")
     with foreign_xdp(host):
         before = attachments(host)
         assert before.xdp
-        answer = bare(host, "-f", GOOD, "eth0")
-        assert_refused(answer, "mimicd", 1, "XDP program of somebody else: somebody_xdp (id ")
+        assert_refused(bare(host, *arguments), "mimicd", 1, words)
+        assert_refused(daemon.ctl("run", "--detach", *arguments), "mimicctl", 1, words)
+        name, message = fault_of_run(daemon, "eth0", good_options(xdp_mode=mode))
+        assert name == "org.mimicd1.Error.XdpBusy"
+        assert words in message
         assert attachments(host) == before
 
 
 def test_without_root_mimicd_says_what_it_needs(host: Host) -> None:
-    wrapper = ("setpriv", "--reuid", "65534", "--clear-groups")
-    assert_refused(bare(host, "-f", GOOD, "eth0", wrapper=wrapper), "mimicd", 1, "as this user")
+    assert_refused(bare(host, "-f", GOOD, "eth0", wrapper=AS_NOBODY), "mimicd", 1, "as this user")
+
+
+def test_without_root_mimicctl_may_look_but_change_nothing(host: Host, daemon: Daemon) -> None:
+    before = attachments(host)
+    # so that anybody gets at the bus, as at the system's
+    daemon.folder.chmod(0o711)
+    control = (*AS_NOBODY, command_path("mimicctl"), "--address", daemon.bus.address)
+
+    def ask(*arguments: str) -> Answer:
+        done = host.namespace.run(*control, *arguments, check=False)
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    assert ask("list") == Answer(0, "", "")
+    for arguments in (("run", "--detach", "-f", GOOD, "eth0"), ("stop", "eth0")):
+        assert_refused(ask(*arguments), "mimicctl", 4, "needs root, the caller is user 65534")
+    assert attachments(host) == before
 
 
 def test_a_refused_bpf_call_is_named(host: Host) -> None:
     before = attachments(host)
-    wrapper = ("capsh", "--drop=cap_bpf,cap_sys_admin,cap_perfmon", "--shell=/usr/bin/env", "--")
-    answer = bare(host, "-f", GOOD, "eth0", wrapper=wrapper)
-    assert_refused(answer, "mimicd", 1, "the kernel refuses bpf(2): Operation not permitted")
+    words = "the kernel refuses bpf(2): Operation not permitted"
+    answer = bare(host, "-f", GOOD, "eth0", wrapper=WITHOUT_BPF)
+    assert_refused(answer, "mimicd", 1, words)
+    with Daemon(host, program=[*WITHOUT_BPF, command_path("mimicd")]) as daemon:
+        answer = daemon.ctl("run", "--detach", "-f", GOOD, "eth0")
+        assert_refused(answer, "mimicctl", 1, words)
+        name, _message = fault_of_run(daemon, "eth0", good_options())
+        assert name == "org.mimicd1.Error.AttachFailed"
     assert attachments(host) == before
 
 

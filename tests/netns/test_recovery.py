@@ -151,7 +151,8 @@ def test_a_peer_that_comes_back_is_heard_and_hears(
         pair.speaks_again(speaker)
     packets = capture.analysis().flow(pair.a.text, pair.b.text).packets
     assert all(packet.protocol == "tcp" for packet in packets)
-    assert not any(packet.bad_checksums for packet in packets)
+    # A RST may be of a host without the data path, whose offload is not finished in a capture.
+    assert not any(packet.bad_checksums for packet in packets if not packet.flags & RST)
     # A killed daemon is not missed: no new handshake, no RST.
     assert is_opened_again(packets) == (leave is not kill_and_start)
 

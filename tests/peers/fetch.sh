@@ -1,13 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 # Fetches the programs that the tunnel is tested against into a folder, with what they need:
-#     tests/peers/fetch.sh [FOLDER]      (default: tests/peers/tree)
+#     tests/peers/fetch.sh [FOLDER]      (default: tests/peers/.tree)
 # Packages are downloaded and unpacked, never installed, so no service is set up or started and
 # nothing outside the folder changes. Run it again to fetch only what is missing.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-tree=${1:-${KAMINARI_PEERS:-$here/tree}}
+tree=${1:-${KAMINARI_PEERS:-$here/.tree}}
 peers="shadowsocks-libev v2ray nginx haproxy stunnel4 chromium-headless-shell"
 
 mkdir -p "$tree/.packages"
