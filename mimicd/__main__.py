@@ -2,8 +2,9 @@
 """The command mimicd: arguments, event loop, signals, wiring.
 
 SIGTERM and SIGINT stop: RST to every peer, detach, remove pins. SIGUSR2 leaves everything
-attached for the next daemon. Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration,
-3 the bus is not reachable.
+attached for the next daemon. SIGHUP reads configuration files again: those in /etc/mimic of the
+interfaces that run, or the one after -F. Exit codes: 0 stopped, 1 failed, 2 bad usage or
+configuration, 3 the bus is not reachable.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimicd.command_line import Invocation, parse_command_line
+from mimicd.command_line import Invocation, parse_command_line, read_options
 from mimicd.core.errors import FailedError, MimicError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ log = logging.getLogger("mimicd")
 
 _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 _STOP = (signal.SIGTERM, signal.SIGINT)
+_CONFIG_FOLDER = Path("/etc/mimic")
 
 
 class _Formatter(logging.Formatter):
@@ -118,6 +121,14 @@ async def _serve(invocation: Invocation) -> int:
     for number in (*_STOP, signal.SIGUSR2):
         loop.add_signal_handler(number, end, number)
     supervisor = Supervisor()
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(_reload(supervisor, invocation))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
     await supervisor.open(only=invocation.interface)
     by: signal.Signals | None = None
     try:
@@ -133,6 +144,23 @@ async def _serve(invocation: Invocation) -> int:
         else:
             await supervisor.leave_all()
     return 0
+
+
+async def _reload(supervisor: Supervisor, invocation: Invocation) -> None:
+    """What cannot be read or applied changes nothing and is logged."""
+    for view in supervisor.interfaces():
+        path = _CONFIG_FOLDER / f"{view.name}.conf"
+        try:
+            if invocation.interface:
+                options = parse_command_line(invocation.argv).options
+            elif path.exists():
+                options = read_options(str(path))
+            else:
+                log.info("%s: there is no %s, nothing is changed", view.name, path)
+                continue
+            await supervisor.reload(view.name, options)
+        except MimicError as error:
+            log.error("%s: not reloaded: %s", view.name, error)
 
 
 async def _serve_one(supervisor: Supervisor, invocation: Invocation, ended: _Ended) -> None:

@@ -9,7 +9,7 @@ The options of `run` are those of `mimicctl run`: both come from the table of se
 
 import getopt
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mimicd import __version__
@@ -54,6 +54,8 @@ class Invocation:
     """To be served in the foreground; "" = serve on the bus."""
     options: Options = field(default_factory=dict)
     address: str | None = None
+    argv: tuple[str, ...] = ()
+    """What was parsed, to be parsed again when files may have changed."""
     verbosity: int = 0
     """How many more -v than -q."""
 
@@ -84,7 +86,7 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
         raise UsageError(f"mimicd has no command {rest[0]!r}", "mimicd --help lists what it has")
     if address is not None:
         raise UsageError("mimicd run uses no bus", "leave --address out, or leave run out")
-    return _parse_run(rest[1:], verbosity)
+    return replace(_parse_run(rest[1:], verbosity), argv=tuple(argv))
 
 
 def _getopt(
@@ -117,7 +119,7 @@ def _parse_run(argv: Sequence[str], verbosity: int) -> Invocation:
             return Invocation(text=_HELP + _run_options())
         row, flag = rows[name]
         if row.key == "file":
-            file_texts = _read(value)
+            file_texts = read_options(value)
         else:
             texts.setdefault(row.key, []).append(flag.text or value)
     if len(operands) != 1 or not operands[0]:
@@ -127,7 +129,8 @@ def _parse_run(argv: Sequence[str], verbosity: int) -> Invocation:
     )
 
 
-def _read(name: str) -> Options:
+def read_options(name: str) -> Options:
+    """The options in a configuration file. Raises UsageError or InvalidConfigError."""
     try:
         text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -269,3 +269,32 @@ def test_a_daemon_that_cannot_reach_its_bus_leaves_what_it_found(routed_network:
         a.start()
         a.await_ready()
         assert [one["state"] for one in connections(a)] == ["established"]
+
+
+def test_sighup_reads_the_file_again_and_a_bad_file_changes_nothing(
+    direct_network: Network, tmp_path: Path
+) -> None:
+    net = direct_network
+    at_a, at_b = remote_and_local(net, 4, PORT)
+    config = tmp_path / "eth0.conf"
+    config.write_text(f"filter = {at_a}\n")
+    with (
+        Foreground(net.a, "run", "-F", str(config), "eth0") as a,
+        Foreground(net.b, "run", "-f", at_b, "eth0") as b,
+    ):
+        for program in (a, b):
+            program.await_attached()
+        with flow(net.a, net.b, family=4, port_b=PORT) as (end_a, end_b):
+            exchange(end_a, end_b, count=200, largest_bytes=100, seed=5)
+            with Capture(net.a.namespace, "eth0", tmp_path / "wire.pcap", "tcp") as capture:
+                config.write_text(f"filter = {at_a}\nfilter = nonsense\n")
+                a.signal(signal.SIGHUP)
+                a.await_words("not reloaded")
+                config.write_text(f"filter = {at_a}\nfilter = remote=192.0.2.99:7\n")
+                a.signal(signal.SIGHUP)
+                a.await_words("reloaded: 2 filters")
+                verdicts = exchange(end_a, end_b, count=200, largest_bytes=100, seed=6)
+            report = capture.analysis().flow(end_a.text, end_b.text)
+        assert all(verdict.clean for verdict in verdicts)
+        assert report.faults() == []
+        assert "S" not in "".join(report.flag_sequence)
