@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.rig.attachments import attachments
+from tests.rig.bpffs import system_bpffs
 from tests.rig.bus import private_bus
 from tests.rig.daemon import ROOT, Daemon, Program
 from tests.rig.endpoint import RawEndpoint
@@ -64,6 +65,23 @@ def test_a_namespace_takes_what_runs_inside_with_it() -> None:
         wait_until(lambda: sleeper.pid in namespace.processes(), 5, "sleep runs inside")
     assert sleeper.wait(5) == -signal.SIGKILL
     assert not namespace.path.exists()
+
+
+def test_a_scratch_folder_goes_with_what_is_mounted_in_it() -> None:
+    with scratch_folder() as folder:
+        (folder / "inside").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "none", folder / "inside"], check=True)
+        (folder / "inside" / "file").touch()
+    assert not folder.exists()
+    assert str(folder) not in Path("/proc/self/mounts").read_text()
+
+
+def test_a_bpffs_in_a_mount_namespace_of_its_own_is_seen_from_outside() -> None:
+    with Namespace("solo") as namespace, system_bpffs(namespace) as mounts:
+        folder = mounts.path("/sys/fs/bpf") / "mine"
+        subprocess.run(mounts.command("mkdir", "/sys/fs/bpf/mine"), check=True)
+        assert folder.is_dir()
+        assert not Path("/sys/fs/bpf/mine").exists()
 
 
 def test_a_failing_command_is_an_error_with_its_words() -> None:
