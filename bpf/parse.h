@@ -48,7 +48,6 @@ struct packet {
 	__u8 v6;
 	__u8 protocol;
 	__u8 fragment;
-	__u8 hdr_dscp;
 	__be16 source, dest; /* ports */
 	__be16 word[2];      /* what follows them: of UDP the length and the checksum */
 	__be32 src[4], dst[4];
