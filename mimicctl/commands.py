@@ -15,7 +15,8 @@ from mimicctl.foreground import ForegroundRun
 from mimicctl.output import Output, person_is_there
 from mimicctl.stopping import Stopped, StopSignals
 from mimicd.core.config_text import parse_config_text
-from mimicd.core.errors import FailedError, InvalidConfigError, NotRunningError
+from mimicd.core.errors import FailedError, InvalidConfigError, NotRunningError, Problem
+from mimicd.core.filter_text import EXAMPLE
 from mimicd.core.settings import build_config, merge_texts, notes_on
 
 CONFIG_FOLDER = Path("/etc/mimic")
@@ -54,6 +55,8 @@ class Commands:
                 await self._with_client(self._list)
             case "reload":
                 await self._with_client(self._reload)
+            case "check":
+                self._check()
             case "monitor":
                 await self._monitor_until_stopped()
 
@@ -161,6 +164,38 @@ class Commands:
         build_config(texts)
         await client.reload(interface, texts)
 
+    def _check(self) -> None:
+        problems: list[Problem] = []
+        for file in self._files_to_check():
+            try:
+                self._check_one(file)
+            except InvalidConfigError as exc:
+                problems += exc.problems
+        if problems:
+            raise InvalidConfigError.of(problems)
+
+    def _files_to_check(self) -> list[str | None]:
+        request = self._request
+        if request.texts or request.file is not None:
+            return [request.file]
+        if request.interface:
+            return [str(self._config_file(request.interface))]
+        files = sorted(self._config_folder.glob("*.conf"))
+        if not files:
+            raise InvalidConfigError(
+                f"there is no file *.conf in {self._config_folder} to check", "name one with -F"
+            )
+        return [str(file) for file in files]
+
+    def _check_one(self, file: str | None) -> None:
+        """Raises InvalidConfigError."""
+        what = table.printable(file or self._request.interface or "the command line")
+        texts = self._texts(self._request.interface, file)
+        if "filter" not in texts:
+            raise InvalidConfigError(f"{what}: no filter given", f"for example filter = {EXAMPLE}")
+        count = len(build_config(texts).filters)
+        self._output.data(f"{what}: the settings are good, {table.filters(count)}\n")
+
     async def _monitor_until_stopped(self) -> None:
         try:
             await self._with_client(self._monitor)
@@ -222,8 +257,7 @@ def _read_config(file: str) -> dict[str, Any]:
 
 
 def _running_line(view: dict[str, Any]) -> str:
-    count = len(view["filters"])
-    filters = "1 filter" if count == 1 else f"{count} filters"
+    filters = table.filters(len(view["filters"]))
     words = f"{view['name']}: running, link {view['link-type']}, XDP {view['xdp-mode']}, {filters}"
     return table.printable(words) + "\n"
 

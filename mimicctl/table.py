@@ -137,6 +137,11 @@ def log_line(interface: str, level: int, text: str, colour: bool = False) -> str
     return f"{shown} {where}{printable(text)}"
 
 
+def filters(count: int) -> str:
+    """ "1 filter", "2 filters"."""
+    return "1 filter" if count == 1 else f"{count} filters"
+
+
 def duration(seconds: float) -> str:
     """ "12s", "3m 05s", "2h 03m", "5d 07h"; a clock that was set back counts as 0."""
     whole = max(0, int(seconds))

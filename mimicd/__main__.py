@@ -111,6 +111,8 @@ async def _serve(invocation: Invocation) -> int:
         raise MissingDependencyError(
             f"{error.name} is not installed", "install the package python3-pyroute2"
         ) from None
+    for note in invocation.notes:
+        log.warning("%s", note)
     loop = asyncio.get_running_loop()
     ended: _Ended = loop.create_future()
 

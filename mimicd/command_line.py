@@ -1,47 +1,56 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The daemon's own command line.
 
-mimicd [--address ADDRESS] [-v] [-q]       serve interfaces on the bus
-mimicd run [OPTION...] INTERFACE           one interface in the foreground, no bus
+mimicd [OPTION...]                         serve interfaces on the bus
+mimicd run [OPTION...] <interface>         one interface in the foreground, no bus
 
 The options of `run` are those of `mimicctl run`: both come from the table of settings.
 """
 
-import getopt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mimicd import __version__
 from mimicd.core.config_text import parse_config_text
-from mimicd.core.errors import EXIT_USAGE, MimicError
 from mimicd.core.manager import Options
-from mimicd.core.settings import SETTINGS, merge_texts
+from mimicd.core.options import (
+    HELP_OPTIONS,
+    SETTING_OPTIONS,
+    Command,
+    Option,
+    UsageError,
+    help_text,
+    read_arguments,
+    usage_line,
+)
+from mimicd.core.settings import build_config, merge_texts, notes_on
 
-USAGE = """\
-usage: mimicd [--address ADDRESS] [-v] [-q]
-       mimicd run [OPTION...] INTERFACE
-"""
+PROGRAM = "mimicd"
 
-_HELP = (
-    USAGE
-    + """
-Sends chosen UDP flows of an interface as fake TCP, rewritten in the kernel.
-
-Without a command it serves interfaces on the bus, for mimicctl and others:
-  --address ADDRESS   the bus to use instead of the system bus
-  -v, --verbose       log more (twice: everything)
-  -q, --quiet         log less
-With `run` it serves one interface until Ctrl-C, without a bus:
-"""
+SERVE = Command(
+    "",
+    "sends chosen UDP flows of an interface as TCP, rewritten in the kernel",
+    "",
+    (
+        Option("", "--address", "ADDRESS", "the bus to use instead of the system bus", "address"),
+        Option("-v", "--verbose", "", "log more, may be repeated", "verbose"),
+        Option("-q", "--quiet", "", "log less, may be repeated", "quiet"),
+        *HELP_OPTIONS,
+    ),
+    "Without a command it serves interfaces on the bus, for mimicctl and others.",
 )
 
-
-class UsageError(MimicError):
-    """The command line makes no sense."""
-
-    error_name = "Usage"
-    exit_code = EXIT_USAGE
+RUN = Command(
+    "run",
+    "serve one interface until Ctrl-C, without a bus",
+    "<interface>",
+    (
+        *SETTING_OPTIONS,
+        Option("", "--check", "", "only check the settings", "check"),
+        *HELP_OPTIONS,
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,74 +67,75 @@ class Invocation:
     """What was parsed, to be parsed again when files may have changed."""
     verbosity: int = 0
     """How many more -v than -q."""
+    notes: tuple[str, ...] = ()
+    """What is accepted but should be said."""
 
 
 def parse_command_line(argv: Sequence[str]) -> Invocation:
     """Read the arguments after the program's name. Raises MimicError."""
-    given, rest = _getopt(
-        argv, "?Vvq", ["address=", "help", "usage", "version", "verbose", "quiet"], getopt.getopt
-    )
+    given, rest = read_arguments(argv, SERVE.options, permute=False, words=PROGRAM)
+    answer = _answer(given, SERVE)
+    if answer:
+        return Invocation(text=answer)
     address, verbosity = None, 0
-    for name, value in given:
-        match name:
-            case "-?" | "--help":
-                return Invocation(text=_HELP + _run_options())
-            case "--usage":
-                return Invocation(text=USAGE)
-            case "-V" | "--version":
-                return Invocation(text=f"mimicd {__version__}\n")
-            case "--address":
+    for option, value in given:
+        match option.key:
+            case "address":
                 address = value
-            case "-v" | "--verbose":
+            case "verbose":
                 verbosity += 1
-            case "-q" | "--quiet":
+            case "quiet":
                 verbosity -= 1
     if not rest:
         return Invocation(address=address, verbosity=verbosity)
-    if rest[0] != "run":
+    if rest[0] != RUN.name:
         raise UsageError(f"mimicd has no command {rest[0]!r}", "mimicd --help lists what it has")
     if address is not None:
         raise UsageError("mimicd run uses no bus", "leave --address out, or leave run out")
     return replace(_parse_run(rest[1:], verbosity), argv=tuple(argv))
 
 
-def _getopt(
-    argv: Sequence[str], shorts: str, longs: list[str], parse: object
-) -> tuple[list[tuple[str, str]], list[str]]:
-    assert callable(parse)
-    try:
-        given, rest = parse(list(argv), shorts, longs)
-    except getopt.GetoptError as error:
-        raise UsageError(error.msg, "mimicd --help lists the options") from None
-    return given, rest
+def _answer(given: Iterable[tuple[Option, str]], command: Command) -> str:
+    """The text that one of the options asks for, "" if none does."""
+    for option, _value in given:
+        match option.key:
+            case "help":
+                if command is SERVE:
+                    return help_text(PROGRAM, SERVE, (RUN,), "mimicd run --help tells more.")
+                return help_text(PROGRAM, command)
+            case "usage":
+                return usage_line(PROGRAM, command) + "\n"
+            case "version":
+                return f"{PROGRAM} {__version__}\n"
+    return ""
 
 
 def _parse_run(argv: Sequence[str], verbosity: int) -> Invocation:
-    shorts, longs = "?", ["help"]
-    rows = {}
-    for row in SETTINGS:
-        for flag in row.flags:
-            takes = not flag.text
-            rows[flag.long] = (row, flag)
-            longs.append(flag.long[2:] + ("=" if takes else ""))
-            if flag.short:
-                rows[flag.short] = (row, flag)
-                shorts += flag.short[1] + (":" if takes else "")
-    given, operands = _getopt(argv, shorts, longs, getopt.gnu_getopt)
+    given, operands = read_arguments(argv, RUN.options, permute=True, words=RUN.words(PROGRAM))
+    answer = _answer(given, RUN)
+    if answer:
+        return Invocation(text=answer)
     texts: dict[str, list[str]] = {}
     file_texts: Options = {}
-    for name, value in given:
-        if name in ("-?", "--help"):
-            return Invocation(text=_HELP + _run_options())
-        row, flag = rows[name]
-        if row.key == "file":
+    check = False
+    for option, value in given:
+        if option.key == "check":
+            check = True
+        elif option.key == "file":
             file_texts = read_options(value)
         else:
-            texts.setdefault(row.key, []).append(flag.text or value)
+            texts.setdefault(option.key, []).append(option.text or value)
     if len(operands) != 1 or not operands[0]:
-        raise UsageError("run needs one interface", "usage: mimicd run [OPTION...] INTERFACE")
+        raise UsageError("run needs one interface", usage_line(PROGRAM, RUN))
+    options = merge_texts(file_texts, texts)
+    if check:
+        build_config(options)
+        return Invocation(text=f"{operands[0]}: the settings are good\n")
     return Invocation(
-        interface=operands[0], options=merge_texts(file_texts, texts), verbosity=verbosity
+        interface=operands[0],
+        options=options,
+        verbosity=verbosity,
+        notes=(*notes_on(file_texts), *notes_on(texts)),
     )
 
 
@@ -137,13 +147,3 @@ def read_options(name: str) -> Options:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"cannot read {name}: {reason}", "check the path after -F") from None
     return parse_config_text(text, name)
-
-
-def _run_options() -> str:
-    lines = []
-    for row in SETTINGS:
-        for flag in row.flags:
-            metavar = "" if flag.text else f" {row.metavar}"
-            names = ", ".join(name for name in (flag.short, flag.long) if name)
-            lines.append(f"  {names + metavar:<29} {flag.help}\n")
-    return "".join(lines)

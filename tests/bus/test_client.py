@@ -336,3 +336,51 @@ def test_colour_is_for_a_terminal_only(bus: PrivateBus, no_color: str, coloured:
         assert done.returncode == 0
         assert (b"\x1b[32mestablished\x1b[0m" in shown) is coloured
         assert (b"\x1b" in shown) is coloured
+
+
+def test_check_needs_no_daemon_and_tells_every_fault_of_every_file(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.conf", tmp_path / "bad.conf"
+    good.write_text(f"filter = {FILTER}\nuse_libxdp = true\n")
+    bad.write_text("handshake = x:1\r\n\r\npaddin = 3\r\nfilter = remote=203.0.113.5\r\n")
+    code, out, err = ctl(None, "check", "-F", str(good))
+    assert (code, out) == (0, f"{good}: the settings are good, 1 filter\n")
+    assert err.startswith(f"mimicctl: {good}:2:14: use_libxdp has no effect")
+
+    code, out, err = ctl(None, "check", "-F", str(bad))
+    assert (code, out) == (2, "")
+    first, second, third = err.splitlines()
+    assert first.startswith(f'mimicctl: {bad}:1:13: handshake: interval "x" is not a number')
+    assert second == f'{bad}:3:1: unknown key "paddin" (did you mean padding?)'
+    assert third.startswith(f'{bad}:4:17: filter "remote=203.0.113.5": ')
+
+    code, _, err = ctl(None, "check", "-F", str(good), "-f", FILTER, "-p", "17")
+    assert (code, "padding" in err, "same address and port" in err) == (2, True, True)
+    (tmp_path / "empty.conf").write_text("# nothing yet\n")
+    code, _, err = ctl(None, "check", "-F", str(tmp_path / "empty.conf"))
+    assert (code, "empty.conf: no filter given" in err) == (2, True)
+    code, _, err = ctl(None, "check", "-F", str(tmp_path / "none.conf"))
+    assert (code, "cannot be read: No such file" in err) == (2, True)
+
+
+def test_check_without_a_file_reads_those_in_the_configuration_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check(interface: str = "") -> None:
+        commands = Commands(Request("check", interface), Output(), Unstopped(), "", tmp_path)
+        run(commands.perform())
+
+    with pytest.raises(InvalidConfigError, match="no file"):
+        check()
+    for name in ("eth0", "eth1"):
+        (tmp_path / f"{name}.conf").write_text(f"filter = {FILTER}\n")
+    check("eth1")
+    assert capsys.readouterr().out == f"{tmp_path}/eth1.conf: the settings are good, 1 filter\n"
+    check()
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    for name in ("eth1", "eth2"):
+        (tmp_path / f"{name}.conf").write_text("padding = 99\n")
+    with pytest.raises(InvalidConfigError) as caught:
+        check()
+    assert [problem.name for problem in caught.value.problems] == [
+        f"{tmp_path}/eth{number}.conf" for number in (1, 2)
+    ]

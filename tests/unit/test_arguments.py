@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicctl.arguments import COMMANDS, Answer, Request, UsageError, help_text, parse_arguments
+from mimicctl.arguments import (
+    COMMANDS,
+    WHOLE,
+    Answer,
+    Request,
+    help_text,
+    parse_arguments,
+)
 from mimicd import __version__
+from mimicd.core.options import Command, UsageError
 from mimicd.core.settings import SETTINGS, merge_texts
 
 F4 = "remote=203.0.113.5:51820"
@@ -76,6 +84,11 @@ def test_settings_are_accepted_before_and_after_the_interface(
         (["list", "--json"], Request("list", switches=frozenset(["json"]))),
         (["stop", "eth0"], Request("stop", "eth0")),
         (["reload"], Request("reload")),
+        (["check"], Request("check")),
+        (["check", "eth0"], Request("check", "eth0")),
+        (["check", "-F", "a.conf"], Request("check", file="a.conf")),
+        (["check", "-p", "3", "-F", "a.conf"],
+         Request("check", texts={"padding": ["3"]}, file="a.conf")),
         (["monitor"], Request("monitor")),
         (["monitor", "eth0"], Request("monitor", "eth0")),
         (["--address", "unix:path=/b", "list"], Request("list", address="unix:path=/b")),
@@ -83,7 +96,7 @@ def test_settings_are_accepted_before_and_after_the_interface(
         (["--address=a", "list", "--address=b"], Request("list", address="b")),
     ],
     ids=lambda one: " ".join(one) if isinstance(one, list) else "",
-)
+)  # fmt: skip
 def test_commands_are_read(argv: list[str], request_: Request) -> None:
     assert parse_arguments(argv) == request_
 
@@ -91,7 +104,7 @@ def test_commands_are_read(argv: list[str], request_: Request) -> None:
 @pytest.mark.parametrize(
     ("argv", "message", "hint"),
     [
-        ([], "no command given", "commands: run, show, stop, list, reload, monitor"),
+        ([], "no command given", "commands: run, show, stop, list, "),
         (["fly"], "there is no command 'fly'", "commands: run, "),
         (["--fly"], "option --fly not recognized", "mimicctl --help lists"),
         (["-h"], "option -h not recognized", "mimicctl --help lists"),
@@ -119,11 +132,11 @@ def test_what_makes_no_sense_is_refused_with_a_hint(
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("command", [None, *COMMANDS], ids=lambda one: one.name if one else "top")
-def test_help_usage_and_version_are_there_at_every_level(command: object) -> None:
-    before = [] if command is None else [getattr(command, "name", "")]
+@pytest.mark.parametrize("command", [WHOLE, *COMMANDS], ids=lambda one: one.name or "top")
+def test_help_usage_and_version_are_there_at_every_level(command: Command) -> None:
+    before = [command.name] if command.name else []
     for flag in ("-?", "--help"):
-        assert answered(*before, flag) == help_text(command)  # type: ignore[arg-type]
+        assert answered(*before, flag) == help_text(command)
     for flag in ("-V", "--version"):
         assert answered(*before, flag) == f"mimicctl {__version__}\n"
     usage = answered(*before, "--usage")
@@ -141,7 +154,7 @@ def test_the_help_of_run_tells_every_flag_of_every_setting_in_80_columns() -> No
     for row in SETTINGS:
         for flag in row.flags:
             assert f"  {flag.short}, {flag.long}" in text
-    for command in (None, *COMMANDS):
+    for command in (WHOLE, *COMMANDS):
         assert max(map(len, help_text(command).splitlines())) < 80
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from mimicd import __version__
-from mimicd.command_line import USAGE, Invocation, UsageError, parse_command_line
+from mimicd.command_line import RUN, SERVE, Invocation, parse_command_line
 from mimicd.core.errors import EXIT_USAGE, InvalidConfigError, MimicError
+from mimicd.core.options import Command, UsageError
 from mimicd.core.settings import SETTINGS, build_config
 
 
@@ -26,21 +27,42 @@ def test_the_bus_and_how_much_is_logged_can_be_chosen() -> None:
 
 
 @pytest.mark.parametrize("flag", ["-?", "--help"])
-def test_help_names_every_option(flag: str) -> None:
-    for argv in ([flag], ["run", flag], ["run", "eth0", flag], ["run", "-p", "x", flag]):
+def test_help_names_every_option_of_its_level(flag: str) -> None:
+    commands: list[tuple[list[str], Command]] = [([flag], SERVE), (["run", "-p", "x", flag], RUN)]
+    for argv, command in commands:
         text = parse_command_line(argv).text
-        assert text.startswith(USAGE)
-        for row in SETTINGS:
-            for option in row.flags:
-                assert option.long in text
-                assert option.help in text
-    assert max(map(len, parse_command_line(["-?"]).text.splitlines())) <= 100
+        for option in command.options:
+            assert f"{option.short}, {option.long}" in text or f"    {option.long}" in text
+        assert max(map(len, text.splitlines())) < 80
+    run_help = parse_command_line(["run", "eth0", flag]).text
+    for row in SETTINGS:
+        for setting_flag in row.flags:
+            assert setting_flag.long in run_help
 
 
 def test_usage_and_version() -> None:
-    assert parse_command_line(["--usage"]).text == USAGE
-    for flag in ("-V", "--version"):
-        assert parse_command_line([flag, "whatever"]).text == f"mimicd {__version__}\n"
+    assert parse_command_line(["--usage"]).text == "Usage: mimicd [OPTION...]\n"
+    assert parse_command_line(["run", "--usage"]).text == (
+        "Usage: mimicd run [OPTION...] <interface>\n"
+    )
+    for argv in (["-V", "whatever"], ["--version"], ["run", "-V"], ["run", "eth0", "--version"]):
+        assert parse_command_line(argv).text == f"mimicd {__version__}\n"
+
+
+def test_check_only_checks(tmp_path: Path) -> None:
+    file = tmp_path / "eth0.conf"
+    file.write_text("filter = remote=203.0.113.5:1\n")
+    given = parse_command_line(["run", "eth0", "--check", "-F", str(file)])
+    assert (given.text, given.interface) == ("eth0: the settings are good\n", "")
+    with pytest.raises(InvalidConfigError, match="no filter given"):
+        parse_command_line(["run", "eth0", "--check"])
+
+
+def test_what_has_no_effect_is_noted(tmp_path: Path) -> None:
+    file = tmp_path / "eth0.conf"
+    file.write_text("filter = remote=203.0.113.5:1\nuse_libxdp = true\n")
+    (note,) = parse_command_line(["run", "-F", str(file), "eth0"]).notes
+    assert note.startswith(f"{file}:2:14: use_libxdp has no effect")
 
 
 def test_run_takes_an_interface_and_every_option_short_or_long() -> None:
