@@ -367,13 +367,11 @@ class Instance:
     def _view_of(self, key: bytes, entry: ConnEntry, now: int) -> Connection:
         return connection_of(key, entry, self.book.text(entry.rule), self.name, now)
 
-    async def connections(self) -> list[Connection]:
-        """A snapshot of all of them."""
-        found: list[Connection] = []
+    async def connections(self) -> AsyncIterator[list[Connection]]:
+        """A snapshot of all of them, in portions."""
         async for entries in self._entries():
             now = now_ns()
-            found += [self._view_of(key, entry, now) for key, entry in entries.items()]
-        return found
+            yield [self._view_of(key, entry, now) for key, entry in entries.items()]
 
     def view(self) -> InterfaceView:
         """A snapshot of the interface."""

@@ -3,7 +3,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 from mimicd import __version__, state
@@ -152,13 +152,12 @@ class Supervisor:
             for listener in list(self._listeners):
                 listener.interface_added(view)
 
-    async def list_connections(self, interface: str) -> list[Connection]:
-        """The connections of one running interface, of all of them for ""."""
+    async def connections(self, interface: str) -> AsyncIterator[Sequence[Connection]]:
+        """The connections of one running interface, of all of them for "", in portions."""
         instances = [self._running(interface)] if interface else list(self._instances.values())
-        found: list[Connection] = []
         for instance in instances:
-            found += await instance.connections()
-        return found
+            async for portion in instance.connections():
+                yield portion
 
     def interfaces(self) -> list[InterfaceView]:
         """The running interfaces, with counters as of now."""

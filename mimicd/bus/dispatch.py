@@ -131,7 +131,7 @@ def error_text(exc: MimicError) -> str:
     return str(exc)
 
 
-def _packed_return(message: Message, signature: str, body: bytes) -> Message:
+def _packed_return(message: Message, signature: str, body: bytes | bytearray) -> Message:
     sender, reply_serial = message.sender or "", message.serial
     return PackedMessage(
         lambda serial: encode_method_return(serial, reply_serial, sender, signature, body)

@@ -10,7 +10,7 @@ and "Message Format".
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from mimicd.bus.names import CONNECTION_SIGNATURES
 from mimicd.core.connection import Connection
@@ -38,7 +38,7 @@ def clean_text(text: str) -> str:
 
 
 def encode_method_return(
-    serial: int, reply_serial: int, destination: str, signature: str, body: bytes
+    serial: int, reply_serial: int, destination: str, signature: str, body: bytes | bytearray
 ) -> bytes:
     """A whole method return message with a body of type `signature`."""
     fields = [
@@ -60,18 +60,53 @@ def encode_signal(
     return _message(SIGNAL, serial, fields, signature, body)
 
 
-def encode_connections(connections: Sequence[bytes]) -> bytes:
-    """Body of type aa{sv} from what `encode_connection` gave for each."""
-    body = bytearray(4)
-    for entries in connections:
-        body += bytes(-len(body) % 4)
-        body += _U32.pack(len(entries))
-        body += bytes(-len(body) % 8)
-        body += entries
-    # The padding after the length of an array is not part of that length; an array of arrays
-    # needs none, its elements begin on the next 4 bytes.
-    _U32.pack_into(body, 0, len(body) - 4)
-    return bytes(body)
+class ConnectionList:
+    """A body of type aa{sv} that grows portion by portion."""
+
+    def __init__(self) -> None:
+        self._body = bytearray(4)
+
+    def __len__(self) -> int:
+        """Bytes of the body so far."""
+        return len(self._body)
+
+    def add(self, connections: Iterable[Connection]) -> None:
+        """Put these behind those that are in it."""
+        body = self._body
+        for connection in connections:
+            entries = encode_connection(connection)
+            body += bytes(-len(body) % 4)
+            body += _U32.pack(len(entries))
+            body += bytes(-len(body) % 8)
+            body += entries
+
+    def body(self) -> bytearray:
+        """The whole; nothing may be added afterwards."""
+        # The padding after the length of an array is not part of that length; an array of
+        # arrays needs none, its elements begin on the next 4 bytes.
+        _U32.pack_into(self._body, 0, len(self._body) - 4)
+        return self._body
+
+
+class LongText:
+    """A body of type s that grows portion by portion."""
+
+    def __init__(self) -> None:
+        self._body = bytearray(4)
+
+    def __len__(self) -> int:
+        """Bytes of the body so far."""
+        return len(self._body)
+
+    def add(self, text: str) -> None:
+        """Put this behind what is in it; without NUL and lone surrogates, as JSON is."""
+        self._body += text.encode()
+
+    def body(self) -> bytearray:
+        """The whole; nothing may be added afterwards."""
+        _U32.pack_into(self._body, 0, len(self._body) - 4)
+        self._body += b"\0"
+        return self._body
 
 
 def encode_connection(connection: Connection) -> bytes:
@@ -112,7 +147,11 @@ def encode_log(interface: str, level: int, text: str) -> bytes:
 
 
 def _message(
-    kind: int, serial: int, fields: list[tuple[int, str, bytes]], signature: str, body: bytes
+    kind: int,
+    serial: int,
+    fields: list[tuple[int, str, bytes]],
+    signature: str,
+    body: bytes | bytearray,
 ) -> bytes:
     packed = bytearray()
     for code, sig, value in [*fields, (_FIELD_SIGNATURE, "g", _signature(signature))]:
@@ -122,7 +161,7 @@ def _message(
     header = _FIXED_HEADER.pack(
         b"l", kind, _NO_REPLY_EXPECTED, _PROTOCOL_VERSION, len(body), serial, len(packed)
     )
-    return header + packed + bytes(-(len(header) + len(packed)) % 8) + body
+    return b"".join((header, packed, bytes(-(len(header) + len(packed)) % 8), body))
 
 
 def _string(text: str) -> bytes:

@@ -63,7 +63,7 @@ class Call:
 class PackedBody:
     """Results in bytes, for a method with a body too large to be marshalled value by value."""
 
-    data: bytes
+    data: bytes | bytearray
 
 
 Handler = Callable[[Call], Awaitable[list[Any] | PackedBody]]

@@ -24,7 +24,7 @@ from mimicd.bus.authorize import Authorizer
 from mimicd.bus.bindings import Bindings, Caller
 from mimicd.bus.connection import Connection, ReplyError
 from mimicd.bus.dispatch import Dispatcher
-from mimicd.bus.encode import encode_connection, encode_connections
+from mimicd.bus.encode import ConnectionList, LongText
 from mimicd.bus.objects import Call, Handler, Objects, PackedBody
 from mimicd.bus.signals import Signals
 from mimicd.bus.values import decode_options, plain_view
@@ -41,6 +41,9 @@ _FLUSH_TIMEOUT_S = 0.5
 
 _SLICE = 200
 """Connections encoded before the event loop gets a turn: about 5 ms."""
+
+BODY_LIMIT_BYTES = 31 << 20
+"""Largest list. The system bus ends the connection of whoever sends a message beyond 32 MiB."""
 
 
 class BusService:
@@ -158,30 +161,35 @@ class BusService:
     async def _list_connections(self, call: Call) -> PackedBody:
         (interface,) = call.body
         async with self._turn(call.sender):
-            packed: list[bytes] = []
-            connections = await self._manager.list_connections(interface)
-            for part in _slices(connections):
-                packed += [encode_connection(one) for one in part]
-                await asyncio.sleep(0)
-            return PackedBody(encode_connections(packed))
+            listed = ConnectionList()
+            async for portion in self._manager.connections(interface):
+                for part in _slices(portion):
+                    listed.add(part)
+                    _check_size(listed)
+                    await asyncio.sleep(0)
+            return PackedBody(listed.body())
 
     async def _list_interfaces(self, call: Call) -> list[Any]:
         return [self._tree.paths()]
 
-    async def _describe(self, call: Call) -> list[Any]:
+    async def _describe(self, call: Call) -> PackedBody:
         async with self._turn(call.sender):
-            views = self._manager.interfaces()
-            packed: list[str] = []
-            for part in _slices(await self._manager.list_connections("") if views else []):
-                packed += [json.dumps(one.as_plain()) for one in part]
-                await asyncio.sleep(0)
-        facts = {
-            "version": self._manager.version,
-            "pid": os.getpid(),
-            "interfaces": [plain_view(view) for view in views],
-        }
-        text = json.dumps(facts)
-        return [f'{text[:-1]}, "connections": [{", ".join(packed)}]}}']
+            facts = {
+                "version": self._manager.version,
+                "pid": os.getpid(),
+                "interfaces": [plain_view(view) for view in self._manager.interfaces()],
+            }
+            text = LongText()
+            text.add(json.dumps(facts)[:-1])
+            before = ', "connections": ['
+            async for portion in self._manager.connections(""):
+                for part in _slices(portion):
+                    text.add(before + ", ".join(json.dumps(one.as_plain()) for one in part))
+                    before = ", "
+                    _check_size(text)
+                    await asyncio.sleep(0)
+            text.add("]}" if before == ", " else before + "]}")
+            return PackedBody(text.body())
 
     @contextlib.asynccontextmanager
     async def _turn(self, sender: str) -> AsyncIterator[None]:
@@ -223,6 +231,15 @@ class BusService:
         if not task.cancelled() and (exc := task.exception()) is not None:
             # Told to the caller too, if there still is one.
             log.debug("a change failed: %s", exc)
+
+
+def _check_size(body: ConnectionList | LongText) -> None:
+    if len(body) > BODY_LIMIT_BYTES:
+        raise ReplyError(
+            names.LIMITS_EXCEEDED,
+            f"the connections do not fit into one message of {BODY_LIMIT_BYTES >> 20} MiB; ask for"
+            " one interface at a time",
+        )
 
 
 def _slices(connections: Sequence[FlowConnection]) -> list[Sequence[FlowConnection]]:

@@ -7,7 +7,7 @@ the daemon. Every method raises MimicError, and nothing else, for what went wron
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from mimicd.core.connection import Connection, InterfaceView
@@ -48,8 +48,12 @@ class Manager(Protocol):
     async def reload(self, interface: str, options: Options) -> None:
         """Apply the difference between the running configuration and `options`."""
 
-    async def list_connections(self, interface: str) -> list[Connection]:
-        """The connections of one running interface, of all of them for ""."""
+    def connections(self, interface: str) -> AsyncIterator[Sequence[Connection]]:
+        """The connections of one running interface, of all of them for "".
+
+        In portions of a few milliseconds each, so that a long list need not be in memory as a
+        whole and holds up nobody. Raises before the first one, if at all.
+        """
 
     def interfaces(self) -> list[InterfaceView]:
         """The running interfaces, with counters as of now."""

@@ -4,7 +4,7 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 from mimicd.core.connection import Connection, InterfaceView, Role, State
@@ -52,7 +52,7 @@ class FakeManager:
         self.gate = asyncio.Event()
         """Changes wait until it is set."""
         self.gate.set()
-        self.connections: dict[str, list[Connection]] = {}
+        self.connections_of: dict[str, list[Connection]] = {}
         self.listeners: list[Listener] = []
         self._views: dict[str, InterfaceView] = {}
 
@@ -74,12 +74,12 @@ class FakeManager:
         self._running(interface)
         self.add(interface, options)
 
-    async def list_connections(self, interface: str) -> list[Connection]:
+    async def connections(self, interface: str) -> AsyncIterator[list[Connection]]:
         if interface:
             self._running(interface)
-        return [
-            one for name, own in self.connections.items() if interface in ("", name) for one in own
-        ]
+        for name, own in self.connections_of.items():
+            if interface in ("", name) and own:
+                yield own
 
     def interfaces(self) -> list[InterfaceView]:
         return list(self._views.values())

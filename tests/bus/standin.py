@@ -41,8 +41,8 @@ async def serve(arguments: argparse.Namespace) -> None:
     for name in arguments.running:
         manager.add(name, {"filter": [FILTER]})
         count = arguments.connections
-        manager.connections[name] = [connection(number, name) for number in range(count)]
-        manager.connections[name] += [connection(count, name, note) for note in arguments.note]
+        manager.connections_of[name] = [connection(number, name) for number in range(count)]
+        manager.connections_of[name] += [connection(count, name, note) for note in arguments.note]
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -65,7 +65,9 @@ def repacked(message: Message) -> bytes:
 
 @given(st.lists(CONNECTIONS, max_size=5), st.integers(1, 2**32 - 1))
 def test_a_list_of_connections_reads_back(connections: list[Connection], serial: int) -> None:
-    body = encode.encode_connections([encode.encode_connection(one) for one in connections])
+    listed = encode.ConnectionList()
+    listed.add(connections)
+    body = bytes(listed.body())
     message = read(encode.encode_method_return(serial, 7, ":1.23", "aa{sv}", body))
     assert plain(message.body) == [[one.as_plain() for one in connections]]
     assert (message.serial, message.reply_serial, message.destination) == (serial, 7, ":1.23")

@@ -114,7 +114,7 @@ def test_a_caller_that_leaves_in_the_middle_is_forgotten(bus: PrivateBus) -> Non
     async def scene() -> None:
         manager = FakeManager()
         manager.add("eth0", {"filter": [FILTER]})
-        manager.connections["eth0"] = [connection(number) for number in range(MANY)]
+        manager.connections_of["eth0"] = [connection(number) for number in range(MANY)]
         async with serving(bus, manager), Caller.on(bus) as other:
             async with raw_caller(bus, "leave") as leaver:
                 await leaver.communicate()

@@ -139,7 +139,7 @@ def test_an_answer_that_was_given_is_sent_before_leaving(bus: PrivateBus) -> Non
     async def scene() -> None:
         manager = FakeManager()
         manager.add("eth0", {"filter": [FILTER]})
-        manager.connections["eth0"] = [connection(number) for number in range(150)]
+        manager.connections_of["eth0"] = [connection(number) for number in range(150)]
         async with Caller.on(bus) as caller:
             async with serving(bus, manager):
                 replies = [

@@ -64,8 +64,8 @@ def test_connections_are_listed_with_every_key_of_one_interface_or_of_all(bus: P
         async with serving(bus) as (manager, _), Caller.on(bus) as caller:
             for name in ("eth0", "eth1"):
                 manager.add(name, {"filter": [FILTER]})
-                manager.connections[name] = [connection(number, name) for number in range(4)]
-            expected = [one.as_plain() for one in manager.connections["eth1"]]
+                manager.connections_of[name] = [connection(number, name) for number in range(4)]
+            expected = [one.as_plain() for one in manager.connections_of["eth1"]]
             assert await caller.result("ListConnections", "s", ["eth1"]) == expected
             assert set(expected[0]) == set(names.CONNECTION_SIGNATURES)
             everything = await caller.result("ListConnections", "s", [""])
@@ -89,11 +89,13 @@ def test_describe_is_everything_in_json(bus: PrivateBus) -> None:
             empty = json.loads(await caller.result("Describe"))
             assert (empty["interfaces"], empty["connections"]) == ([], [])
             manager.add("eth0", {"filter": [FILTER]})
-            manager.connections["eth0"] = [connection(number) for number in range(450)]
+            manager.connections_of["eth0"] = [connection(number) for number in range(450)]
             facts = json.loads(await caller.result("Describe"))
             assert facts["version"] == "1.2.3"
             assert facts["interfaces"] == [plain_view(view) for view in manager.interfaces()]
-            assert facts["connections"] == [one.as_plain() for one in manager.connections["eth0"]]
+            assert facts["connections"] == [
+                one.as_plain() for one in manager.connections_of["eth0"]
+            ]
 
     run(scene())
 

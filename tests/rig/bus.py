@@ -63,6 +63,18 @@ class Bus:
             raise RigError(f"the bus refused {method}: {done.stderr.strip()}")
         return done.stdout
 
+    def ask(self, name: str, path: str, method: str, *arguments: str) -> str:
+        """Call a method of whoever owns a name; dbus-send's words, of an error too."""
+        argv = ["dbus-send", f"--bus={self.address}", "--print-reply", f"--dest={name}", path]
+        done = subprocess.run(
+            [*argv, f"{name}.{method}", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.stdout + done.stderr
+
     def stop(self) -> None:
         """End the bus; its clients notice. Harmless when repeated."""
         if self.process.poll() is None:
