@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from mimicd import __version__
 from mimicd.core import options
 from mimicd.core.options import HELP_OPTIONS, SETTING_OPTIONS, Command, Option, UsageError
+from mimicd.core.values import LEVELS
 
 PROGRAM = "mimicctl"
 _FILE_KEY = "file"
@@ -23,6 +24,8 @@ class Request:
 
     command: str
     interface: str = ""
+    level: str = ""
+    """Of `log`."""
     address: str | None = None
     """Bus to use, None for the usual one."""
     texts: dict[str, list[str]] = field(default_factory=dict)
@@ -92,6 +95,14 @@ COMMANDS = (
         "Every fault is told. Without settings it reads /etc/mimic/<interface>.conf, without an"
         " interface every /etc/mimic/*.conf.",
     ),
+    Command(
+        "log",
+        "say more or less while it runs",
+        f"<level> {_OPTIONAL}",
+        _COMMON,
+        f"A level is {', '.join(LEVELS[:-1])} or {LEVELS[-1]}, or its number from 0. Without an"
+        " interface it is that of the daemon and all interfaces. It lasts until the next reload.",
+    ),
     Command("monitor", "print what happens until Ctrl-C", _OPTIONAL, (_JSON, *_COMMON)),
 )
 
@@ -128,15 +139,7 @@ def _answer(given: Iterable[tuple[Option, str]], command: Command) -> Answer | N
 def _request(
     command: Command, given: Iterable[tuple[Option, str]], operands: Sequence[str]
 ) -> Request:
-    if len(operands) > (1 if command.operands else 0):
-        extra = operands[1] if command.operands else operands[0]
-        raise UsageError(
-            f"{command.name} does not know what to do with {extra!r}", usage_line(command)
-        )
-    if command.operands == _NEEDED and not operands:
-        raise UsageError(f"{command.name} needs an interface", usage_line(command))
-    if operands and not operands[0]:
-        raise UsageError("the interface has an empty name", usage_line(command))
+    by_name = _read_operands(command, operands)
     texts: dict[str, list[str]] = {}
     switches = set()
     single: dict[str, str] = {}
@@ -149,12 +152,32 @@ def _request(
             switches.add(option.key)
     return Request(
         command=command.name,
-        interface=operands[0] if operands else "",
+        interface=by_name.get("interface", ""),
+        level=by_name.get("level", ""),
         address=single.get("address"),
         texts=texts,
         file=single.get(_FILE_KEY),
         switches=frozenset(switches),
     )
+
+
+def _read_operands(command: Command, operands: Sequence[str]) -> dict[str, str]:
+    """The operands by the names that they have in the usage line."""
+    wanted = command.operands.split()
+    names = [word.strip("[<>]") for word in wanted]
+    if len(operands) > len(wanted):
+        extra = operands[len(wanted)]
+        raise UsageError(
+            f"{command.name} does not know what to do with {extra!r}", usage_line(command)
+        )
+    by_name = dict(zip(names, operands, strict=False))
+    for word, name in zip(wanted, names, strict=True):
+        if name not in by_name and not word.startswith("["):
+            article = "an" if name[0] in "aeiou" else "a"
+            raise UsageError(f"{command.name} needs {article} {name}", usage_line(command))
+        if by_name.get(name) == "":
+            raise UsageError(f"the {name} has an empty name", usage_line(command))
+    return by_name
 
 
 def usage_line(command: Command) -> str:

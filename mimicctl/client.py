@@ -107,6 +107,9 @@ class Client:
     async def stop(self, interface: str, timeout_s: float | None = None) -> None:
         await self._manage("Stop", "s", [interface], timeout_s)
 
+    async def set_log_level(self, interface: str, level: str) -> None:
+        await self._manage("SetLogLevel", "ss", [interface, level])
+
     async def interfaces(self) -> list[dict[str, Any]]:
         """The running interfaces by name, with the keys of Describe."""
         (objects,) = await self._call(names.OBJECT_MANAGER, "GetManagedObjects")

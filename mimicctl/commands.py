@@ -18,6 +18,8 @@ from mimicd.core.config_text import parse_config_text
 from mimicd.core.errors import FailedError, InvalidConfigError, NotRunningError, Problem
 from mimicd.core.filter_text import EXAMPLE
 from mimicd.core.settings import build_config, merge_texts, notes_on
+from mimicd.core.terminal import log_line
+from mimicd.core.values import LEVELS, parse_verbosity
 
 CONFIG_FOLDER = Path("/etc/mimic")
 
@@ -57,6 +59,13 @@ class Commands:
                 await self._with_client(self._reload)
             case "check":
                 self._check()
+            case "log":
+                level = request.level
+                # refused here as well as there, before anybody is asked for a password
+                parse_verbosity(level, 0)
+                await self._with_client(
+                    lambda client: client.set_log_level(request.interface, level)
+                )
             case "monitor":
                 await self._monitor_until_stopped()
 
@@ -224,7 +233,7 @@ class Commands:
         name = table.printable(event.interface)
         match event.kind:
             case "log":
-                return table.log_line(event.interface, event.level, event.text, self._output.colour)
+                return log_line(event.interface, event.level, event.text, self._output.colour)
             case "connection":
                 one = event.connection
                 ends = f"{one['local']} -> {one['remote']}: {one['state']}"
@@ -265,7 +274,7 @@ def _running_line(view: dict[str, Any]) -> str:
 def _plain_event(event: Event) -> dict[str, Any]:
     plain: dict[str, Any] = {"event": event.kind, "interface": event.interface}
     if event.kind == "log":
-        plain |= {"level": table.LEVELS[min(event.level, 4)], "text": event.text}
+        plain |= {"level": LEVELS[min(event.level, len(LEVELS) - 1)], "text": event.text}
     elif event.kind == "connection":
         plain["connection"] = event.connection
     return plain

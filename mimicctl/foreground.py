@@ -14,8 +14,8 @@ from typing import Any
 from mimicctl.client import Client, Event
 from mimicctl.output import Output
 from mimicctl.stopping import Stopped, StopSignals
-from mimicctl.table import log_line
 from mimicd.core.errors import AlreadyRunningError, BusError, FailedError, NotRunningError
+from mimicd.core.terminal import log_line
 
 _STOP_TIMEOUT_S = 2.0
 _FIRST_DELAY_S = 0.1

@@ -9,6 +9,7 @@ import sys
 from typing import Any, TextIO
 
 from mimicd.core.errors import MimicError
+from mimicd.core.terminal import colour_wanted
 
 
 class Output:
@@ -49,5 +50,4 @@ def person_is_there() -> bool:
 
 
 def _is_for_people(stream: TextIO) -> bool:
-    # https://no-color.org: any value that is not empty turns colour off.
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return colour_wanted(stream.isatty(), os.environ)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-LEVELS = ("error", "warn", "info", "debug", "trace")
+from mimicd.core.terminal import coloured as coloured
+from mimicd.core.terminal import log_line as log_line
+from mimicd.core.terminal import printable as printable
 
-_LEVEL_COLOURS = {"error": "31", "warn": "33", "debug": "2", "trace": "2"}
 _STATE_COLOURS = {"established": "32", "syn-sent": "33", "syn-received": "33", "idle": "2"}
 
 _SETTINGS_ORDER = ("handshake", "keepalive", "padding", "max_window", "log.verbosity")
@@ -22,16 +23,6 @@ CONNECTION_HEADER = (
     *("AGE", "IDLE", "SENT", "RECEIVED", "DROPPED"),
 )
 _CONNECTION_RIGHT = frozenset(CONNECTION_HEADER[4:])
-
-
-def printable(text: object) -> str:
-    """`text` without anything that could steer a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
-
-
-def coloured(text: str, colour: str, enabled: bool) -> str:
-    """`text` in an SGR colour (ECMA-48, 8.3.117)."""
-    return f"\x1b[{colour}m{text}\x1b[0m" if enabled and colour else text
 
 
 def table(
@@ -127,14 +118,6 @@ def notes(connections: Iterable[Mapping[str, Any]]) -> list[str]:
         for one in connections
         if one["note"]
     ]
-
-
-def log_line(interface: str, level: int, text: str, colour: bool = False) -> str:
-    """A log line of the daemon."""
-    name = LEVELS[min(level, len(LEVELS) - 1)]
-    shown = coloured(f"{name:<5}", _LEVEL_COLOURS.get(name, ""), colour)
-    where = f"{printable(interface)}: " if interface else ""
-    return f"{shown} {where}{printable(text)}"
 
 
 def filters(count: int) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mimicd import logs
 from mimicd.command_line import Invocation, parse_command_line, read_options
 from mimicd.core.errors import FailedError, MimicError, MissingDependencyError
 
@@ -29,35 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mimicd")
 
-_LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 _STOP = (signal.SIGTERM, signal.SIGINT)
 _CONFIG_FOLDER = Path("/etc/mimic")
-
-
-class _Formatter(logging.Formatter):
-    """A line for a terminal; under systemd the priority that journald reads (sd-daemon(3))."""
-
-    def __init__(self, for_journal: bool) -> None:
-        super().__init__("%(message)s")
-        self._for_journal = for_journal
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        if self._for_journal:
-            priority = {logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
-            return f"<{priority.get(record.levelno, 7)}>{text}"
-        return f"{record.levelname.lower():<7} {text}"
-
-
-def _set_up_logging(verbosity: int) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter("JOURNAL_STREAM" in os.environ))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(_LEVELS[max(0, min(2 + verbosity, 3))])
-    # what libraries say below a warning concerns nobody here
-    for name in ("asyncio", "pyroute2"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if invocation.text:
             sys.stdout.write(invocation.text)
             return 0
-        _set_up_logging(invocation.verbosity)
+        logs.set_up(invocation.verbosity)
         if os.geteuid() != 0 and not _has_capabilities():
             raise FailedError(
                 "mimicd cannot attach BPF programs as this user",

@@ -8,7 +8,9 @@ import secrets
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from mimicd.core import abi
 from mimicd.core.abi import ConnEntry, Event, EventType, Operation, Reason
@@ -24,6 +26,7 @@ from mimicd.kernel.dataplane import RING_BYTES, DataPlane
 from mimicd.kernel.netlink import Link, Netlink
 from mimicd.kernel.packet_socket import PacketSocket
 from mimicd.kernel.ring import Ring
+from mimicd.logs import DEBUG, INFO, WARNING
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +38,13 @@ _RING_FULL = abi.COUNTERS.index("drop-ring-full")
 _ENTRIES_AT_ONCE = 256
 _DISGUISE_BYTES = 12
 
-LogFunction = Callable[[int, str], None]
 ChangeFunction = Callable[[Connection], None]
-ERROR, WARNING, INFO, DEBUG = 0, 1, 2, 3
+
+
+class LogFunction(Protocol):
+    """Takes what is to be said of the interface, and of a connection if it is about one."""
+
+    def __call__(self, level: int, text: str, connection: str = "") -> None: ...
 
 
 def now_ns() -> int:
@@ -207,6 +214,10 @@ class Instance:
             await self._drop_connections_of(gone)
         await self._rescan()
 
+    def set_verbosity(self, verbosity: int) -> None:
+        """How much is said, 0 (error) to 4 (trace)."""
+        self.config = replace(self.config, verbosity=verbosity)
+
     async def _write_rules(self) -> None:
         for number, value in self.book.rule_values().items():
             self.plane.rules.update(_index(number), value)
@@ -265,7 +276,8 @@ class Instance:
         raw = self.plane.conns.lookup(event.key)
         local, remote = abi.flow_texts(event.key)
         opening = event.reason is Reason.OPENED
-        self._on_log(DEBUG if opening else INFO, f"{local} => {remote} :: {CHANGES[event.reason]}")
+        level = DEBUG if opening else INFO
+        self._on_log(level, CHANGES[event.reason], connection=f"{local} => {remote}")
         if raw is not None:
             self._on_change(self._view_of(event.key, abi.decode_conn(raw), now_ns()))
 

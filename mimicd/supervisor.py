@@ -4,9 +4,10 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from mimicd import __version__, state
+from mimicd import __version__, logs, state
 from mimicd.core.connection import Connection, InterfaceView
 from mimicd.core.errors import (
     AlreadyRunningError,
@@ -20,17 +21,17 @@ from mimicd.core.manager import Listener, Options
 from mimicd.core.model import InterfaceConfig
 from mimicd.core.rules import RuleBook
 from mimicd.core.settings import build_config, config_texts, format_filter, parse_filter
+from mimicd.core.values import parse_verbosity
 from mimicd.instance import Instance
 from mimicd.kernel import bpffs
 from mimicd.kernel.changes import Changes
 from mimicd.kernel.dataplane import DataPlane, remove_leftovers
 from mimicd.kernel.hop import remove_leftover
 from mimicd.kernel.netlink import EGRESS_PARENT, INGRESS_PARENT, Link, Netlink
+from mimicd.logs import INFO, WARNING
 from mimicd.resolver import resolve
 
 log = logging.getLogger(__name__)
-
-INFO, WARNING, ERROR = 2, 1, 0
 
 
 class Supervisor:
@@ -119,7 +120,7 @@ class Supervisor:
                     config,
                     book,
                     self._root,
-                    lambda level, text: self._log(interface, level, text),
+                    partial(self._log, interface, verbosity=config.verbosity),
                     self._tell_connection,
                 )
             except BaseException:
@@ -151,6 +152,26 @@ class Supervisor:
             self._log(interface, INFO, f"reloaded: {len(book.filters)} filters")
             for listener in list(self._listeners):
                 listener.interface_added(view)
+
+    async def set_log_level(self, interface: str, level: str) -> None:
+        """Of one running interface, of the daemon and all of them for ""."""
+        if interface:
+            async with self._lock(interface):
+                self._set_verbosity(self._running(interface), level)
+            return
+        number = parse_verbosity(level, INFO)
+        for name in list(self._instances):
+            async with self._lock(name):
+                if name in self._instances:
+                    self._set_verbosity(self._instances[name], level)
+        logs.set_daemon_level(number)
+
+    def _set_verbosity(self, instance: Instance, level: str) -> None:
+        number = parse_verbosity(level, instance.config.verbosity)
+        instance.set_verbosity(number)
+        self._save(instance)
+        for listener in list(self._listeners):
+            listener.interface_added(instance.view())
 
     async def connections(self, interface: str) -> AsyncIterator[Sequence[Connection]]:
         """The connections of one running interface, of all of them for "", in portions."""
@@ -230,7 +251,7 @@ class Supervisor:
         finally:
             state.remove(self._folder, instance.link.ifindex)
             self._release(instance.link.ifindex)
-            self._log(name, INFO, "stopped")
+            self._log(name, INFO, "stopped", verbosity=instance.config.verbosity)
             for listener in list(self._listeners):
                 listener.interface_removed(name)
 
@@ -276,7 +297,7 @@ class Supervisor:
                 plane,
                 config,
                 RuleBook(filters),
-                lambda level, text: self._log(link.name, level, text),
+                partial(self._log, link.name),
                 self._tell_connection,
             )
         except (MimicError, OSError, ValueError) as error:
@@ -332,11 +353,25 @@ class Supervisor:
                 for program in await instance.plane.repair(link):
                     self._log(name, WARNING, f"somebody removed {program}; it is back")
 
-    def _log(self, interface: str, level: int, text: str) -> None:
-        numbers = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO, 3: logging.DEBUG}
-        log.log(numbers.get(level, logging.DEBUG), "%s: %s", interface, text)
+    def _log(
+        self,
+        interface: str,
+        level: int,
+        text: str,
+        connection: str = "",
+        *,
+        verbosity: int | None = None,
+    ) -> None:
+        """`verbosity`: that of an interface which is not, or no longer, among those that run."""
         instance = self._instances.get(interface)
-        if instance is not None and level > instance.config.verbosity:
+        if instance is not None:
+            verbosity = instance.config.verbosity
+        elif verbosity is None:
+            verbosity = INFO
+        if connection:
+            text = f"{connection} :: {text}"
+        logs.write(interface, level, text, verbosity, connection)
+        if level > verbosity:
             return
         for listener in list(self._listeners):
             listener.log(interface, level, text)

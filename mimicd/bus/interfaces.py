@@ -85,6 +85,7 @@ MANAGER = Interface(
         Method("Run", (_NAME, _OPTIONS), (("object", "o"),), changes=True),
         Method("Stop", (_NAME,), changes=True),
         Method("Reload", (_NAME, _OPTIONS), changes=True),
+        Method("SetLogLevel", (_NAME, ("level", "s")), changes=True),
         Method("Check", (_NAME, _OPTIONS), (("results", "a(sss)"),)),
         Method("ListConnections", (_NAME,), (("connections", names.CONNECTION_LIST_SIGNATURE),)),
         Method("ListInterfaces", (), (("objects", "ao"),)),

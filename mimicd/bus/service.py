@@ -132,6 +132,7 @@ class BusService:
             (names.MANAGER, "Run"): self._run,
             (names.MANAGER, "Stop"): self._stop,
             (names.MANAGER, "Reload"): self._reload,
+            (names.MANAGER, "SetLogLevel"): self._set_log_level,
             (names.MANAGER, "Check"): self._check,
             (names.MANAGER, "ListConnections"): self._list_connections,
             (names.MANAGER, "ListInterfaces"): self._list_interfaces,
@@ -153,6 +154,11 @@ class BusService:
     async def _stop(self, call: Call) -> list[Any]:
         (interface,) = call.body
         await self._to_the_end(self._manager.stop(interface))
+        return []
+
+    async def _set_log_level(self, call: Call) -> list[Any]:
+        interface, level = call.body
+        await self._to_the_end(self._manager.set_log_level(interface, level))
         return []
 
     async def _check(self, call: Call) -> list[Any]:

@@ -48,6 +48,10 @@ class Manager(Protocol):
     async def reload(self, interface: str, options: Options) -> None:
         """Apply the difference between the running configuration and `options`."""
 
+    async def set_log_level(self, interface: str, level: str) -> None:
+        """Of one running interface, of the daemon and all of them for "". `level` is a text of
+        log.verbosity."""
+
     def connections(self, interface: str) -> AsyncIterator[Sequence[Connection]]:
         """The connections of one running interface, of all of them for "".
 

@@ -11,6 +11,7 @@ from mimicd.core.connection import Connection, InterfaceView, Role, State
 from mimicd.core.errors import AlreadyRunningError, NoSuchInterfaceError, NotRunningError
 from mimicd.core.manager import Listener, Manager, Options
 from mimicd.core.settings import build_config, config_texts
+from mimicd.core.values import parse_verbosity
 
 MISSING_INTERFACE = "nosuch0"
 
@@ -73,6 +74,12 @@ class FakeManager:
         await self._begin("reload", interface, options)
         self._running(interface)
         self.add(interface, options)
+
+    async def set_log_level(self, interface: str, level: str) -> None:
+        await self._begin("set_log_level", interface, level)
+        parse_verbosity(level, 2)
+        if interface:
+            self._running(interface)
 
     async def connections(self, interface: str) -> AsyncIterator[list[Connection]]:
         if interface:

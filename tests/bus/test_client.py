@@ -338,6 +338,16 @@ def test_colour_is_for_a_terminal_only(bus: PrivateBus, no_color: str, coloured:
         assert (b"\x1b" in shown) is coloured
 
 
+def test_the_log_level_is_set_of_one_interface_or_all(bus: PrivateBus) -> None:
+    with StandIn(bus, "--running", "eth0"):
+        assert ctl(bus, "log", "debug", "eth0") == (0, "", "")
+        assert ctl(bus, "log", "3") == (0, "", "")
+        code, _, err = ctl(bus, "log", "trcae")
+        assert (code, "did you mean trace?" in err) == (2, True)
+        code, _, err = ctl(bus, "log", "info", "eth9")
+        assert (code, err.startswith("mimicctl: eth9 is not running")) == (1, True)
+
+
 def test_check_needs_no_daemon_and_tells_every_fault_of_every_file(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.conf", tmp_path / "bad.conf"
     good.write_text(f"filter = {FILTER}\nuse_libxdp = true\n")

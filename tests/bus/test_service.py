@@ -59,6 +59,22 @@ def test_reload_hands_over_the_new_options(bus: PrivateBus) -> None:
     run(scene())
 
 
+def test_the_log_level_is_set_while_it_runs(bus: PrivateBus) -> None:
+    async def scene() -> None:
+        async with serving(bus) as (manager, _), Caller.on(bus) as caller:
+            manager.add("eth0", {"filter": [FILTER]})
+            for interface, level in (("eth0", "trace"), ("", "1")):
+                await caller.result("SetLogLevel", "ss", [interface, level])
+                assert manager.calls[-1] == ("set_log_level", interface, level)
+            name, text = await caller.fault("SetLogLevel", "ss", ["eth0", "loud"])
+            assert name == names.ERROR_PREFIX + "InvalidConfig"
+            assert '"loud" is not a log level' in text
+            name, _ = await caller.fault("SetLogLevel", "ss", ["eth9", "info"])
+            assert name == names.ERROR_PREFIX + "NotRunning"
+
+    run(scene())
+
+
 def test_connections_are_listed_with_every_key_of_one_interface_or_of_all(bus: PrivateBus) -> None:
     async def scene() -> None:
         async with serving(bus) as (manager, _), Caller.on(bus) as caller:

@@ -89,6 +89,8 @@ def test_settings_are_accepted_before_and_after_the_interface(
         (["check", "-F", "a.conf"], Request("check", file="a.conf")),
         (["check", "-p", "3", "-F", "a.conf"],
          Request("check", texts={"padding": ["3"]}, file="a.conf")),
+        (["log", "debug"], Request("log", level="debug")),
+        (["log", "3", "eth0"], Request("log", "eth0", level="3")),
         (["monitor"], Request("monitor")),
         (["monitor", "eth0"], Request("monitor", "eth0")),
         (["--address", "unix:path=/b", "list"], Request("list", address="unix:path=/b")),
@@ -119,6 +121,9 @@ def test_commands_are_read(argv: list[str], request_: Request) -> None:
         (["show", "-f", F4], "option -f not recognized", "mimicctl show --help lists"),
         (["list", "eth0"], "list does not know what to do with 'eth0'", "Usage: mimicctl list"),
         (["stop"], "stop needs an interface", "Usage: mimicctl stop"),
+        (["log"], "log needs a level", "Usage: mimicctl log [OPTION...] <level> [<interface>]"),
+        (["log", "info", ""], "the interface has an empty name", "Usage: "),
+        (["log", "info", "eth0", "eth1"], "log does not know what to do with 'eth1'", "Usage: "),
     ],
     ids=lambda one: " ".join(one) if isinstance(one, list) else "",
 )

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Text as a terminal may get it: made printable, with colour where a person looks. Pure.
+
+The daemon's log and the client show a log line in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mimicd.core.values import LEVELS
+
+LEVEL_COLOURS = {"error": "31", "warn": "33", "debug": "2", "trace": "2"}
+
+
+def printable(text: object) -> str:
+    """`text` without anything that could steer a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def coloured(text: str, colour: str, enabled: bool) -> str:
+    """`text` in an SGR colour (ECMA-48, 8.3.117)."""
+    return f"\x1b[{colour}m{text}\x1b[0m" if enabled and colour else text
+
+
+def colour_wanted(is_terminal: bool, environ: Mapping[str, str]) -> bool:
+    """Whether a stream gets colour."""
+    # https://no-color.org: any value that is not empty turns colour off.
+    return is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def log_line(interface: str, level: int, text: str, colour: bool = False) -> str:
+    """One line of the log; `interface` is "" for what concerns the whole daemon."""
+    name = LEVELS[max(0, min(level, len(LEVELS) - 1))]
+    shown = coloured(f"{name:<5}", LEVEL_COLOURS.get(name, ""), colour)
+    where = f"{printable(interface)}: " if interface else ""
+    return f"{shown} {where}{printable(text)}"

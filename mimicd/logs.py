@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The daemon's log: what is shown, also when that changes while it runs, and what a line is like.
+
+A line about an interface is shown by that interface's log.verbosity, any other by the daemon's
+own level; -v and -q of the daemon shift both. Lines go to stderr: for a terminal with the level's
+name, under systemd with the priority that journald reads (sd-daemon(3)).
+
+A record about an interface has it as the attribute `interface`, and `connection`, both ends in
+words, where it is about one.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+from mimicd.core.terminal import colour_wanted, log_line
+from mimicd.core.values import LEVELS
+
+ERROR, WARNING, INFO, DEBUG, TRACE = range(len(LEVELS))
+
+_NUMBERS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG, 5)
+"""Of the library, by level."""
+_PRIORITIES = (3, 4, 6, 7, 7)
+"""Of syslog(3), by level."""
+
+_daemon = logging.getLogger("mimicd")
+# What an interface's verbosity lets pass is shown, whatever the level of the daemon.
+_interfaces = logging.getLogger("mimicd.interfaces")
+_interfaces.setLevel(_NUMBERS[TRACE])
+
+
+class _Shift:
+    """How many more -v than -q the daemon got."""
+
+    by = 0
+
+
+def set_up(
+    shift: int, stream: TextIO = sys.stderr, environ: Mapping[str, str] = os.environ
+) -> None:
+    """Log to `stream`. `shift`: how many more -v than -q."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter_for(stream, environ))
+    logging.getLogger().addHandler(handler)
+    _Shift.by = shift
+    set_daemon_level(INFO)
+    # what libraries say below a warning concerns nobody here
+    for name in ("asyncio", "pyroute2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def set_daemon_level(level: int) -> None:
+    """Of the lines that are about no interface."""
+    _daemon.setLevel(_NUMBERS[shifted(level)])
+
+
+def shifted(level: int) -> int:
+    """What is shown where `level` was asked for."""
+    return max(ERROR, min(level + _Shift.by, TRACE))
+
+
+def write(
+    interface: str, level: int, text: str, verbosity: int = INFO, connection: str = ""
+) -> None:
+    """A line about an interface whose log.verbosity is `verbosity`."""
+    if level <= shifted(verbosity):
+        extra = {"interface": interface, "connection": connection}
+        _interfaces.log(_NUMBERS[level], "%s", text, extra=extra)
+
+
+def level_of(record: logging.LogRecord) -> int:
+    """0 (error) to 4 (trace)."""
+    return next((at for at, number in enumerate(_NUMBERS) if record.levelno >= number), TRACE)
+
+
+def formatter_for(stream: TextIO, environ: Mapping[str, str]) -> logging.Formatter:
+    """That of journald, where `stream` leads there, else that of people."""
+    if is_journal(stream, environ):
+        return _JournalFormatter()
+    return _PeopleFormatter(colour_wanted(stream.isatty(), environ))
+
+
+def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether systemd connected `stream` to journald: see JOURNAL_STREAM in systemd.exec(5).
+
+    The variable is inherited by those whose output goes elsewhere, so it names the file.
+    """
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class _JournalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        interface = getattr(record, "interface", "")
+        text = super().format(record)
+        prefix = f"<{_PRIORITIES[level_of(record)]}>"
+        first = f"{prefix}{interface}: " if interface else prefix
+        return first + text.replace("\n", f"\n{prefix}")
+
+
+class _PeopleFormatter(logging.Formatter):
+    def __init__(self, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *rest = super().format(record).split("\n")
+        interface = getattr(record, "interface", "")
+        # the rest is a traceback
+        return "\n".join([log_line(interface, level_of(record), first, self._colour), *rest])
