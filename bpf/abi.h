@@ -81,6 +81,7 @@ enum reason {
 	REASON_KEEPALIVE,
 	REASON_STALE,
 	REASON_STOPPED,
+	REASON_CROSSED, /* the peer's SYN met ours */
 };
 
 enum conn_flag {
@@ -179,7 +180,7 @@ struct event {
 };
 
 enum operation {
-	COMMAND_SYN = 1,   /* repeat the SYN */
+	COMMAND_SYN = 1,   /* the SYN again; after a crossing one the SYN+ACK */
 	COMMAND_KEEPALIVE,
 	COMMAND_PROBE,
 	COMMAND_RESET,     /* argument: enum reason */

@@ -254,8 +254,6 @@ static __always_inline int apply_receive(frame *f, struct config *cfg,
 					 struct receive_verdict *v, const u8 *l2,
 					 struct receive_buffer *b, u64 now)
 {
-	if (v->reason)
-		event_state(&b->event, flow, now, v->generation, v->state, v->role, v->reason);
 	if (v->answered_syn) {
 		struct half_open hint = {
 			.at_ns = now,
@@ -275,6 +273,8 @@ static __always_inline int apply_receive(frame *f, struct config *cfg,
 			bpf_spin_unlock(&c->lock);
 		}
 	}
+	if (v->reason)
+		event_state(&b->event, flow, now, v->generation, v->state, v->role, v->reason);
 	count(v->counter);
 	if (v->control.flags && v->limited && !rst_allowed(cfg, now))
 		v->control.flags = 0;

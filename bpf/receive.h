@@ -107,11 +107,19 @@ static __always_inline void receive_fin(struct conn *c, const struct segment *s,
 	v->reason = REASON_CLOSED_BY_PEER;
 }
 
-/* RFC 9293 section 3.5, figure 8, but only one end answers: a stateful firewall follows that. */
+/*
+ * RFC 9293 section 3.5, figure 8, but only one end answers: a stateful firewall follows that.
+ * User space asks for the answer a moment later. Our own SYN may still be on its way through
+ * another CPU, and a firewall takes no SYN behind a SYN+ACK.
+ */
 static __always_inline void receive_crossing(struct conn *c, const struct segment *s,
-					     struct receive_verdict *v)
+					     struct receive_verdict *v, __u64 now)
 {
 	v->counter = COUNT_RX_SYN;
+	/* told once, however often the peer repeats it */
+	if (!(c->flags & CROSSED))
+		v->reason = REASON_CROSSED;
+	c->last_rx_ns = now;
 	c->peer_isn = s->seq;
 	c->ack = s->seq + 1 + s->length;
 	c->peer_wscale = s->wscale;
@@ -120,7 +128,6 @@ static __always_inline void receive_crossing(struct conn *c, const struct segmen
 	if (s->we_are_higher || c->flags & CROSS_SILENTLY)
 		return;
 	c->state = SYN_RECEIVED;
-	answer(v, TCP_SYN | TCP_ACK, c->isn, c->ack, WINDOW_OF_SYN);
 }
 
 /* A SYN was answered without looking back; a datagram opened the connection meanwhile. */
@@ -129,9 +136,11 @@ static __always_inline void conn_crossed(struct conn *c, const struct segment *s
 {
 	if (c->state != SYN_SENT)
 		return;
-	c->last_rx_ns = now;
 	v->control.flags = 0;
-	receive_crossing(c, s, v);
+	receive_crossing(c, s, v, now);
+	v->state = c->state;
+	v->role = c->role;
+	v->generation = c->generation;
 }
 
 static __always_inline void established(struct conn *c, struct receive_verdict *v,
@@ -167,11 +176,11 @@ static __always_inline void receive_syn_any(struct conn *c, const struct segment
 		return;
 	}
 	if (!with_ack) {
-		c->last_rx_ns = now;
 		if (c->state == SYN_SENT) {
-			receive_crossing(c, s, v);
+			receive_crossing(c, s, v, now);
 			return;
 		}
+		c->last_rx_ns = c->last_tx_ns = now;
 		c->peer_isn = s->seq;
 		c->ack = s->seq + 1 + s->length;
 		c->peer_wscale = s->wscale;

@@ -225,6 +225,11 @@ static __always_inline void conn_command(struct conn *c, struct send_verdict *v,
 		out->flags = TCP_SYN;
 		out->window = WINDOW_OF_SYN;
 		v->counter = COUNT_TX_SYN;
+	} else if (cmd->operation == COMMAND_SYN && c->state == SYN_RECEIVED && c->flags & CROSSED) {
+		out->seq = c->isn;
+		out->flags = TCP_SYN | TCP_ACK;
+		out->window = WINDOW_OF_SYN;
+		v->counter = COUNT_TX_SYN_ACK;
 	} else if (cmd->operation == COMMAND_KEEPALIVE && c->state == ESTABLISHED) {
 		c->flags |= KEEPALIVE_OUT;
 		out->seq = c->seq - 1;

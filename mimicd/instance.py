@@ -275,7 +275,7 @@ class Instance:
     def _tell_change(self, event: Event) -> None:
         raw = self.plane.conns.lookup(event.key)
         local, remote = abi.flow_texts(event.key)
-        opening = event.reason is Reason.OPENED
+        opening = event.reason in (Reason.OPENED, Reason.CROSSED)
         level = DEBUG if opening else INFO
         self._on_log(level, CHANGES[event.reason], connection=f"{local} => {remote}")
         if raw is not None:

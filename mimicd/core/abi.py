@@ -177,6 +177,7 @@ class Reason(enum.IntEnum):
     KEEPALIVE = 7
     STALE = 8
     STOPPED = 9
+    CROSSED = 10
 
 
 class ConnFlag(enum.IntFlag):

@@ -114,8 +114,12 @@ class Flows:
         # CPUs push their events after they have let go of the entry, so one may overtake another.
         is_latest = flow.generation is None or not _is_after(flow.generation, event.generation)
         if is_latest:
+            same = flow.generation == event.generation
             flow.generation = event.generation
-            flow.established = event.state is State.ESTABLISHED
+            # within one handshake nothing follows that; what says less was overtaken
+            flow.established = event.state is State.ESTABLISHED or (
+                same and flow.established and event.state is not State.IDLE
+            )
         if event.state is State.IDLE:
             if flow.floor is None or _is_after(event.generation, flow.floor):
                 flow.floor = event.generation

@@ -17,6 +17,7 @@ _ENDED = {
 
 CHANGES = {
     Reason.OPENED: "opening",
+    Reason.CROSSED: "the peer opens it as well",
     Reason.ESTABLISHED: "established",
     Reason.RESTARTED_BY_PEER: "established anew: the peer had restarted",
     **_ENDED,

@@ -7,7 +7,7 @@ goes on where the last one stopped, and an idle connection costs one look per de
 
 from dataclasses import dataclass
 
-from mimicd.core.abi import ConnEntry, Operation, Reason
+from mimicd.core.abi import ConnEntry, ConnFlag, Operation, Reason
 from mimicd.core.connection import State
 from mimicd.core.model import FlowSettings, Handshake
 
@@ -16,6 +16,11 @@ _NEVER_NS = 1 << 63
 
 # A passive handshake waits for its peer as long as one of default settings would try.
 _DEFAULT_HANDSHAKE = Handshake()
+
+# Our own SYN has certainly left its CPU then: firewalls take none behind the SYN+ACK.
+_CROSSED_ANSWER_NS = 2_000_000
+# The peer answers a crossing SYN at once; it has not seen ours where a firewall took only one.
+_CROSSED_REPEAT_NS = 250_000_000
 
 # An entry that no cooldown keeps is forgotten after this.
 _FORGET_IDLE_NS = 10 * NS
@@ -61,10 +66,15 @@ def _plan_handshake(entry: ConnEntry, settings: FlowSettings, now_ns: int) -> Pl
     end_ns = entry.state_since_ns + (handshake.retry + 1) * interval_ns
     if now_ns >= end_ns:
         return _reset(Reason.NO_ANSWER, now_ns)
-    if entry.state is State.SYN_RECEIVED:
-        return _wait(end_ns)
     # last_tx_ns is when the latest SYN left; a late look sends one, not all that it missed
     due_ns = entry.last_tx_ns + interval_ns
+    unanswered = ConnFlag.CROSSED in entry.flags and entry.last_tx_ns <= entry.last_rx_ns
+    if entry.state is State.SYN_RECEIVED:
+        if not unanswered:
+            return _wait(end_ns)
+        due_ns = entry.last_tx_ns + _CROSSED_ANSWER_NS
+    elif unanswered:
+        due_ns = min(due_ns, entry.last_rx_ns + _CROSSED_REPEAT_NS)
     if now_ns < due_ns:
         return _wait(min(due_ns, end_ns))
     return Plan(Operation.SYN, Reason.NONE, False, min(now_ns + interval_ns, end_ns))

@@ -93,6 +93,12 @@ class Talk:
         header = link_header(self.local.version)[: self.link_bytes]
         return self.plane.egress(command_frame(header, self.key, payload), COMMAND_MARK)
 
+    def asked(self, operation: Operation, argument: int = 0) -> Segment:
+        """The segment that a command makes."""
+        run = self.command(operation, argument)
+        assert run.result == Departure.SENT, Departure(run.result)
+        return self.segment_of(run.data)
+
     def segment_of(self, frame: bytes) -> Segment:
         """What a frame carries; its checksums must be right."""
         segment = decode_packet(frame[self.link_bytes :])

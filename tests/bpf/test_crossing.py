@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from mimicd.core.abi import Operation, Reason
 from mimicd.core.connection import Role, State
 from tests.bpf.plane import Arrival, Plane
 from tests.bpf.talk import FULL_FIELD, HIGHER_REMOTE, LOCAL, LOWER_REMOTE, PEER_ISN, Talk, talk
@@ -24,7 +25,9 @@ def crossing(plane: Plane, version: int, remote: object) -> tuple[Talk, Segment]
 @pytest.mark.parametrize("version", VERSIONS)
 def test_of_two_crossing_syns_the_lower_end_answers(plane: Plane, version: int) -> None:
     conversation, syn = crossing(plane, version, "higher")
-    answer = conversation.answer(conversation.syn())
+    assert conversation.receive(conversation.syn()).kind is Arrival.DROPPED
+    assert conversation.state() is State.SYN_RECEIVED
+    answer = conversation.asked(Operation.SYN)
     assert (answer.flags, answer.seq, answer.ack) == (SYN | ACK, syn.seq, PEER_ISN + 1)
     assert answer.options == syn.options
     assert conversation.state() is State.SYN_RECEIVED
@@ -54,9 +57,25 @@ def test_ends_of_one_address_compare_by_port(plane: Plane) -> None:
         assert conversation.state() is state
 
 
+def test_a_crossing_syn_is_told_of_once(plane: Plane) -> None:
+    for remote in ("higher", "lower"):
+        plane.reset()
+        conversation, _ = crossing(plane, 4, remote)
+        plane.events()
+        for _ in range(3):
+            conversation.receive(conversation.syn())
+        told = [event.reason for event in plane.events() if event.reason]
+        assert told == [Reason.CROSSED], remote
+
+
+def test_without_a_crossing_syn_nobody_may_ask_for_a_syn_ack(plane: Plane) -> None:
+    conversation, syn = crossing(plane, 4, "higher")
+    assert conversation.asked(Operation.SYN) == syn
+
+
 def test_a_syn_ack_establishes_a_simultaneous_open(plane: Plane) -> None:
     conversation, syn = crossing(plane, 4, "higher")
-    conversation.answer(conversation.syn())
+    conversation.receive(conversation.syn())
     answer = conversation.answer(conversation.syn_ack())
     assert (answer.flags, answer.seq, answer.ack) == (ACK, (syn.seq + 1) % 2**32, PEER_ISN + 1)
     assert conversation.state() is State.ESTABLISHED
@@ -90,7 +109,8 @@ def test_an_ack_of_anything_else_after_a_crossing_syn_is_ignored(plane: Plane) -
 
 def test_after_a_rst_to_its_syn_ack_the_lower_end_waits_as_well(plane: Plane) -> None:
     conversation, first = crossing(plane, 4, "higher")
-    conversation.answer(conversation.syn())
+    conversation.receive(conversation.syn())
+    conversation.asked(Operation.SYN)
     conversation.peer_seq = PEER_ISN + 1
     second = conversation.answer(conversation.segment(RST))
     assert (second.flags, second.options) == (SYN, first.options)
@@ -103,7 +123,7 @@ def test_after_a_rst_to_its_syn_ack_the_lower_end_waits_as_well(plane: Plane) ->
 
 def test_a_rst_of_another_place_does_not_end_a_crossing(plane: Plane) -> None:
     conversation, _ = crossing(plane, 4, "higher")
-    conversation.answer(conversation.syn())
+    conversation.receive(conversation.syn())
     segment = conversation.segment(RST, seq=PEER_ISN)
     assert conversation.receive(segment).kind is Arrival.DROPPED
     assert conversation.state() is State.SYN_RECEIVED

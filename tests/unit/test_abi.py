@@ -217,7 +217,7 @@ def test_cooldown_doubles_from_5_to_40_seconds() -> None:
     assert steps == [0, 5_000_000_000, 10_000_000_000, 20_000_000_000, 40_000_000_000]
 
 
-@pytest.mark.parametrize("wrong", [{"state": 4}, {"role": 3}, {"last_reset": 10}])
+@pytest.mark.parametrize("wrong", [{"state": 4}, {"role": 3}, {"last_reset": len(abi.Reason)}])
 def test_an_entry_of_another_version_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="is not a valid"):
         abi.decode_conn(conn_bytes(**wrong))

@@ -131,7 +131,13 @@ def test_every_change_has_words_for_the_log() -> None:
     assert all(CHANGES.values())
 
 
-ENDS = set(Reason) - {Reason.NONE, Reason.OPENED, Reason.ESTABLISHED, Reason.RESTARTED_BY_PEER}
+ENDS = set(Reason) - {
+    Reason.NONE,
+    Reason.OPENED,
+    Reason.CROSSED,
+    Reason.ESTABLISHED,
+    Reason.RESTARTED_BY_PEER,
+}
 
 
 @pytest.mark.parametrize("reason", ENDS)

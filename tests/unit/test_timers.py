@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicd.core.abi import ConnEntry, Operation, Reason
+from mimicd.core.abi import ConnEntry, ConnFlag, Operation, Reason
 from mimicd.core.connection import Role, State
 from mimicd.core.model import FlowSettings, Handshake, Keepalive
 from mimicd.core.timers import Plan, plan
 from tests.unit.entries import NS, entry
 
 START_NS = 1_000 * NS
+MS = NS // 1_000
 SYN, PROBE, KEEPALIVE, RESET = (
     Operation.SYN,
     Operation.PROBE,
@@ -74,6 +75,52 @@ def idle(cooldown_step: int, reset_s: int = 0, last_rx_s: int = 0) -> ConnEntry:
         state_since_ns=reset_ns,
         last_rx_ns=last_rx_ns,
     )
+
+
+# Crossing SYNs.
+
+
+def crossed(state: State, sent_ms: int = 0, heard_ms: int = 1) -> Clock:
+    """Our latest SYN or SYN+ACK left, and the peer's latest SYN came, this long after the start."""
+    clock = opening(Handshake(2, 3), state)
+    clock.entry = dataclasses.replace(
+        clock.entry,
+        flags=ConnFlag.CROSSED,
+        last_tx_ns=START_NS + sent_ms * MS,
+        last_rx_ns=START_NS + heard_ms * MS,
+    )
+    return clock
+
+
+def test_the_lower_end_answers_when_its_own_syn_has_certainly_left() -> None:
+    clock = crossed(State.SYN_RECEIVED)
+    assert clock.look().next_ns == START_NS + 2 * MS
+    clock.now_ns = START_NS + 2 * MS
+    clock.look()
+    assert clock.done == [(0.002, SYN, Reason.NONE)]
+    assert clock.look().next_ns == START_NS + 8 * NS
+    assert len(clock.done) == 1
+
+
+def test_the_higher_end_repeats_its_syn_soon_and_then_at_its_interval() -> None:
+    clock = crossed(State.SYN_SENT, heard_ms=5)
+    clock.run_until_reset()
+    assert [at_s for at_s, operation, _ in clock.done if operation is SYN] == [
+        0.255,
+        2.255,
+        4.255,
+        6.255,
+    ]
+
+
+def test_a_crossing_syn_puts_nothing_off() -> None:
+    clock = crossed(State.SYN_SENT, heard_ms=1999)
+    assert clock.look().next_ns == START_NS + 2 * NS
+
+
+def test_a_repeated_crossing_syn_was_answered_by_the_kernel() -> None:
+    clock = crossed(State.SYN_RECEIVED, sent_ms=1000, heard_ms=999)
+    assert clock.look().next_ns == START_NS + 8 * NS
 
 
 # Handshake.
