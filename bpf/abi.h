@@ -90,7 +90,8 @@ enum conn_flag {
 	KEEPALIVE_OUT = 4,  /* a keepalive waits for its answer */
 	CROSSED = 8,        /* the peer's SYN met ours; its ISN is known */
 	RETRIED = 16,       /* a RST already made us send a second SYN */
-	CROSS_SILENTLY = 32 /* the peer answered our crossing SYN+ACK by RST: no more of those */
+	CROSS_SILENTLY = 32, /* the peer answered our crossing SYN+ACK by RST: no more of those */
+	CROSS_PENDING = 64  /* user space is to ask for our SYN+ACK, or our SYN again */
 };
 
 /* Drops that `show` reports per connection, in this order. */

@@ -124,7 +124,7 @@ static __always_inline void receive_crossing(struct conn *c, const struct segmen
 	c->ack = s->seq + 1 + s->length;
 	c->peer_wscale = s->wscale;
 	c->peer_mss = s->mss;
-	c->flags |= CROSSED;
+	c->flags |= CROSSED | CROSS_PENDING;
 	if (s->we_are_higher || c->flags & CROSS_SILENTLY)
 		return;
 	c->state = SYN_RECEIVED;
@@ -180,7 +180,8 @@ static __always_inline void receive_syn_any(struct conn *c, const struct segment
 			receive_crossing(c, s, v, now);
 			return;
 		}
-		c->last_rx_ns = c->last_tx_ns = now;
+		c->last_rx_ns = now;
+		c->flags &= ~CROSS_PENDING;
 		c->peer_isn = s->seq;
 		c->ack = s->seq + 1 + s->length;
 		c->peer_wscale = s->wscale;
@@ -307,10 +308,12 @@ static __always_inline void receive_ack(struct conn *c, const struct segment *s,
 		 */
 		v->counter = COUNT_RX_ACK;
 		c->last_rx_ns = now;
+		c->flags &= ~CROSS_PENDING;
 		answer(v, TCP_SYN, c->isn, 0, WINDOW_OF_SYN);
 		return;
 	}
-	if (c->state == SYN_RECEIVED && s->ack == c->seq) {
+	/* before our SYN+ACK it is mimic's answer to our SYN, and no handshake to a firewall */
+	if (c->state == SYN_RECEIVED && s->ack == c->seq && !(c->flags & CROSS_PENDING)) {
 		c->peer_window = (__u32)s->window << c->peer_wscale;
 		established(c, v, rule, now);
 	} else if (s->proves && (c->state != ESTABLISHED || s->ack != c->isn + 1)) {

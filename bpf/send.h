@@ -219,6 +219,8 @@ static __always_inline void conn_command(struct conn *c, struct send_verdict *v,
 		return;
 	out->ack = c->ack;
 	out->window = window_field(rule, c->window);
+	if (cmd->operation == COMMAND_SYN)
+		c->flags &= ~CROSS_PENDING;
 	if (cmd->operation == COMMAND_SYN && c->state == SYN_SENT) {
 		out->seq = c->isn;
 		out->ack = 0;

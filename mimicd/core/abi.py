@@ -189,6 +189,7 @@ class ConnFlag(enum.IntFlag):
     CROSSED = 8
     RETRIED = 16
     CROSS_SILENTLY = 32
+    CROSS_PENDING = 64
 
 
 # struct conn, without its lock: rule, 9 times, 4 totals, 10 words, drops, bytes, link header

@@ -68,12 +68,12 @@ def _plan_handshake(entry: ConnEntry, settings: FlowSettings, now_ns: int) -> Pl
         return _reset(Reason.NO_ANSWER, now_ns)
     # last_tx_ns is when the latest SYN left; a late look sends one, not all that it missed
     due_ns = entry.last_tx_ns + interval_ns
-    unanswered = ConnFlag.CROSSED in entry.flags and entry.last_tx_ns <= entry.last_rx_ns
+    pending = ConnFlag.CROSS_PENDING in entry.flags
     if entry.state is State.SYN_RECEIVED:
-        if not unanswered:
+        if not pending:
             return _wait(end_ns)
         due_ns = entry.last_tx_ns + _CROSSED_ANSWER_NS
-    elif unanswered:
+    elif pending:
         due_ns = min(due_ns, entry.last_rx_ns + _CROSSED_REPEAT_NS)
     if now_ns < due_ns:
         return _wait(min(due_ns, end_ns))

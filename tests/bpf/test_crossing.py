@@ -27,6 +27,10 @@ def test_of_two_crossing_syns_the_lower_end_answers(plane: Plane, version: int) 
     conversation, syn = crossing(plane, version, "higher")
     assert conversation.receive(conversation.syn()).kind is Arrival.DROPPED
     assert conversation.state() is State.SYN_RECEIVED
+    # a mimic's answer to our SYN is no handshake yet, to a firewall
+    conversation.peer_seq = PEER_ISN + 1
+    assert_silent(conversation, conversation.segment(ACK))
+    conversation.peer_seq = PEER_ISN
     answer = conversation.asked(Operation.SYN)
     assert (answer.flags, answer.seq, answer.ack) == (SYN | ACK, syn.seq, PEER_ISN + 1)
     assert answer.options == syn.options

@@ -22,7 +22,7 @@ from tests.netns.talk import heard, say, say_until
 from tests.rig.daemon import Foreground
 from tests.rig.namespace import wait_until
 from tests.rig.network import Network
-from tests.rig.peer import MIMIC, PLAIN, Peer, Quirks, State
+from tests.rig.peer import MIMIC, PLAIN, Peer, Quirks
 from tests.rig.segment import ACK, SYN
 from tests.rig.traffic import Endpoint
 
@@ -75,7 +75,7 @@ def test_crossing_syns_with_a_mimic_end_in_a_connection(
             assert scene.invalid() == before
         else:
             peer.expect(lambda segment: segment.flags == SYN | ACK, what="our SYN+ACK")
-            peer.await_state(State.IDLE)
+            wait_until(lambda: resets(peer.sent), 3, "its RST")
             say_until(program, b"again", come(peer, b"again"), RECOVERY_S, "it is back")
             peer.send(b"answer")
             assert heard(program) == [b"answer"]
