@@ -4,6 +4,7 @@
 # make test       every test (as root)
 # make peers      fetch the programs that the tunnel is tested against
 # make check      format, lint, types and unit tests, without root
+# make man        the manual pages, in build/man
 # make install    commands, libraries, bus policy and units, in $(DESTDIR)$(prefix)
 # make uninstall  what install put there
 
@@ -21,6 +22,7 @@ interfacedir = $(datadir)/dbus-1/interfaces
 # polkit reads actions under /usr/share only
 actiondir = /usr/share/polkit-1/actions
 exampledir = $(datadir)/doc/mimicd/examples
+mandir = $(datadir)/man
 python = /usr/bin/python3
 
 modules = $(shell find mimicd mimicctl kaminari -name '*.py')
@@ -31,6 +33,8 @@ interfaces = $(wildcard dbus/*.xml)
 units = $(wildcard systemd/*.service)
 actions = $(wildcard dbus/*.policy)
 examples = $(wildcard systemd/*.example)
+pages = $(foreach page,$(patsubst man/%.in,%,$(wildcard man/*.in)),\
+    man$(patsubst .%,%,$(suffix $(page)))/$(page))
 
 # $(call put,FILES,FOLDER): files in the tree name the commands where a distribution has them.
 define put
@@ -55,7 +59,7 @@ define reload_units
 endef
 
 .SILENT:
-.PHONY: all demo test peers check install uninstall
+.PHONY: all demo test peers check man install uninstall
 all: check
 
 demo:
@@ -70,6 +74,9 @@ peers:
 check:
 	./setup.sh --dev
 	.venv/bin/python -m pytest tests/unit
+
+man:
+	$(python) -B -m man.build build/man
 
 install:
 	test -n '$(DESTDIR)' || ./setup.sh --packages
@@ -89,6 +96,8 @@ install:
 	ln -sf mimicd.service '$(DESTDIR)$(unitdir)/dbus-org.mimicd1.service'
 	$(call put,$(actions),$(actiondir))
 	$(call put,$(examples),$(exampledir))
+	$(python) -B -m man.build '$(DESTDIR)$(mandir)'
+	cd '$(DESTDIR)$(mandir)' && chmod 644 $(pages)
 	$(reload_units)
 	echo 'installed in $(DESTDIR)$(prefix): mimicd, mimicctl, kaminaric, kaminaris'
 
@@ -103,5 +112,6 @@ uninstall:
 	    '$(DESTDIR)$(unitdir)/dbus-org.mimicd1.service' \
 	    $(foreach file,$(actions),'$(DESTDIR)$(actiondir)/$(notdir $(file))')
 	rm -rf '$(DESTDIR)$(exampledir)'
+	rm -f $(foreach page,$(pages),'$(DESTDIR)$(mandir)/$(page)')
 	test -n '$(DESTDIR)' || rm -rf /var/cache/mimicd
 	$(reload_units)

@@ -15,7 +15,7 @@ set -eu
 program="python3 python3-bpfcc python3-dbus-next python3-pyroute2 python3-uvloop
     linux-libc-dev dbus python3-h11 python3-cryptography python3-numpy"
 checkout="python3-venv python3-wheel iproute2 nftables iperf3 tshark tcpdump ethtool procps"
-tools="ca-certificates libcap2-bin openssl curl"
+tools="ca-certificates libcap2-bin openssl curl man-db"
 
 # Debian's own Python, whatever stands first on PATH: it is the one that sees Debian's packages.
 python=/usr/bin/python3
