@@ -3,6 +3,7 @@
 # make demo       the main job on real traffic, shown and checked
 # make test       every test (as root)
 # make peers      fetch the programs that the tunnel is tested against
+# make bench      measure beside plain UDP (as root): make bench BENCH='--quick'
 # make check      format, lint, types and unit tests, without root
 # make man        the manual pages, in build/man
 # make install    commands, libraries, bus policy and units, in $(DESTDIR)$(prefix)
@@ -59,7 +60,7 @@ define reload_units
 endef
 
 .SILENT:
-.PHONY: all demo test peers check man install uninstall
+.PHONY: all demo test peers bench check man install uninstall
 all: check
 
 demo:
@@ -70,6 +71,10 @@ test:
 
 peers:
 	sh tests/peers/fetch.sh
+
+bench:
+	./setup.sh --dev
+	.venv/bin/python -m bench --output build/bench $(BENCH)
 
 check:
 	./setup.sh --dev

@@ -5,7 +5,7 @@
 # .venv, with the project in it. Whatever is done already is not done again.
 #
 #   ./setup.sh             what the program and the demonstration need
-#   ./setup.sh --dev       and what tests and checks need
+#   ./setup.sh --dev       and what tests, checks and benchmarks need
 #   ./setup.sh --packages  only the Debian packages of the program itself, no .venv
 #
 # Exit code: 0 ready, 1 failed, 2 bad usage, 3 no network, 4 root is needed for the packages.
@@ -15,7 +15,8 @@ set -eu
 program="python3 python3-bpfcc python3-dbus-next python3-pyroute2 python3-uvloop
     linux-libc-dev dbus python3-h11 python3-cryptography python3-numpy"
 checkout="python3-venv python3-wheel iproute2 nftables iperf3 tshark tcpdump ethtool procps"
-tools="ca-certificates libcap2-bin openssl curl man-db"
+tools="ca-certificates libcap2-bin openssl curl man-db
+    gcc libc6-dev wireguard-go wireguard-tools"
 
 # Debian's own Python, whatever stands first on PATH: it is the one that sees Debian's packages.
 python=/usr/bin/python3

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("mimicd", "mimicctl", "kaminari")
+PRODUCT = ("mimicd", "mimicctl", "kaminari")
+PACKAGES = (*PRODUCT, "bench")
+PROJECT = (*PACKAGES, "tests")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ RULES = (
         project=("kaminari",),
         libraries=("certifi", "cryptography", "h11", "numpy", "uvloop"),
     ),
+    # Measures from outside, in the networks of the tests; of the product it knows bpf(2) alone.
+    Rule("bench", project=("bench", "tests.rig", "mimicd.kernel.bpf")),
 )
 
 
@@ -93,7 +97,7 @@ def violations(module: str, source: str) -> list[str]:
     refused = []
     for target in imported(module, source):
         top = target.partition(".")[0]
-        if top in PACKAGES:
+        if top in PROJECT:
             allowed = any(is_below(target, one) for one in rule.project)
         else:
             allowed = top in sys.stdlib_module_names or top in rule.libraries
@@ -135,7 +139,7 @@ def test_raw_packets_are_sent_and_received_in_the_kernel_folder_alone() -> None:
     raw = ("AF_PACKET", "AF_NETLINK", "SOCK_RAW")
     outside = [
         str(path.relative_to(ROOT))
-        for package in PACKAGES
+        for package in PRODUCT
         for path in modules(package)
         if not is_below(module_name(path), "mimicd.kernel")
         for node in ast.walk(ast.parse(path.read_text()))
@@ -168,6 +172,9 @@ def test_raw_packets_are_sent_and_received_in_the_kernel_folder_alone() -> None:
         ("mimicctl.show", "import mimicd.supervisor, bcc", ["mimicd.supervisor", "bcc"]),
         ("kaminari.relay", "import mimicd", ["mimicd"]),
         ("mimicd.instance", "import kaminari.options", ["kaminari.options"]),
+        ("mimicd.instance", "import bench.arms", ["bench.arms"]),
+        ("bench.session", "from tests.rig.daemon import Program", []),
+        ("bench.session", "from tests.netns import disguise", ["tests.netns.disguise"]),
     ],
 )
 def test_the_rules_are_read_as_meant(module: str, source: str, refused: list[str]) -> None:

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""python -m bench [OPTION...]: measure, print the table, write the files.
+
+Exit code: 0 measured, 1 failed (or, with --strict, a target was missed), 2 bad usage, 130 Ctrl-C.
+"""
+
+import os
+import signal
+import sys
+from dataclasses import asdict
+
+from bench import machine, report
+from bench.arms import Arm, ours, plain
+from bench.options import Options, parse
+from bench.run import measure, say
+from bench.session import Scenario
+from bench.traffic import build
+from tests.rig.daemon import command_path
+from tests.rig.namespace import RigError, scratch_folder
+
+
+def main() -> int:
+    options = parse(sys.argv[1:])
+    if os.geteuid() != 0:
+        print("bench: network namespaces need root; run it as root", file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGTERM, _end)
+    results: list[report.Result] = []
+    try:
+        _measure(options, results)
+    except RigError as exc:
+        print(f"bench: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        # What was measured in full is worth having; networks and programs are gone by now.
+        print("bench: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        if options.output and results:
+            report.write(options.output, results, _settings(options))
+            say(f"written to {options.output}")
+    missed = any(not verdict.is_met for result in results for verdict in result.verdicts)
+    return 1 if options.strict and missed else 0
+
+
+def _measure(options: Options, results: list[report.Result]) -> None:
+    arms: list[Arm] = [plain(), ours(command_path("mimicd"), options.ours_options)]
+    arms += options.others
+    print(", ".join(f"{key} {value}" for key, value in machine.description().items()), flush=True)
+    with scratch_folder() as folder:
+        load = build(folder)
+        for topology in options.topologies:
+            for family in options.families:
+                scenario = Scenario(topology, family, options.offload)
+                samples = measure(options, scenario, arms, load)
+                results.append(report.Result(scenario, samples))
+                print(f"\n{report.text(results[-1])}", end="", flush=True)
+
+
+def _settings(options: Options) -> dict[str, object]:
+    values = asdict(options)
+    values["output"] = str(options.output)
+    return values
+
+
+def _end(_number: int, _frame: object) -> None:
+    sys.exit(143)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The machine under the benchmarks: what it is, and what others take of it meanwhile."""
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+PROC = Path("/proc")
+CALM_SHARE = 0.10
+"""Of one CPU: below it the machine counts as ours."""
+
+
+def description() -> dict[str, str | int]:
+    """What to know about the machine when reading figures."""
+    return {
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "cpus": os.cpu_count() or 1,
+        "cpu": _cpu_model(),
+    }
+
+
+def _cpu_model() -> str:
+    for line in (PROC / "cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown"
+
+
+def tree(roots: Iterable[int]) -> list[int]:
+    """These processes and all that descend from them, as far as they live."""
+    children: dict[int, list[int]] = {}
+    for pid in _processes():
+        with contextlib.suppress(OSError, IndexError):
+            stat = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(pid)
+    found, todo = [], list(roots)
+    while todo:
+        pid = todo.pop()
+        if (PROC / str(pid)).exists():
+            found.append(pid)
+        todo += children.get(pid, [])
+    return found
+
+
+def _processes() -> Iterator[int]:
+    return (int(name) for name in os.listdir(PROC) if name.isdigit())
+
+
+def memory_bytes(pids: Iterable[int]) -> int:
+    """Resident memory of processes, each one's in full (Rss of proc(5), smaps_rollup)."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in (PROC / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines():
+                if line.startswith("Rss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+def on_cpu_ns(pid: int) -> int:
+    """Time that all threads of a process have run (schedstat of proc(5))."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for task in os.listdir(PROC / str(pid) / "task"):
+            text = (PROC / str(pid) / "task" / task / "schedstat").read_text(encoding="ascii")
+            total += int(text.split()[0])
+    return total
+
+
+class Strangers:
+    """How much processor time processes that are not ours take, as a share of one CPU.
+
+    Kernel threads are not counted: they may well work for us. Nor are processes that end before
+    they are looked at.
+    """
+
+    def __init__(self) -> None:
+        self._at_s = time.monotonic()
+        self._used_ns = _strangers_ns()
+
+    def share(self) -> float:
+        """Since this was made: 1.0 is one whole CPU."""
+        elapsed_s = time.monotonic() - self._at_s
+        used_ns = max(0, _strangers_ns() - self._used_ns)
+        return used_ns / 1e9 / elapsed_s if elapsed_s else 0.0
+
+
+def _strangers_ns() -> int:
+    mine = set(tree([os.getpid()]))
+    total = 0
+    for pid in _processes():
+        if pid not in mine:
+            with contextlib.suppress(OSError):
+                if (PROC / str(pid) / "cmdline").read_bytes()[:1]:
+                    total += on_cpu_ns(pid)
+    return total
+
+
+def wait_for_calm(limit_s: float) -> None:
+    """Wait, at most so long, until others leave the machine alone."""
+    deadline_s = time.monotonic() + limit_s
+    while time.monotonic() < deadline_s:
+        strangers = Strangers()
+        time.sleep(0.3)
+        if strangers.share() < CALM_SHARE:
+            return
