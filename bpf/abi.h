@@ -12,7 +12,7 @@
 #ifndef MIMICD_ABI_H
 #define MIMICD_ABI_H
 
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 
 #define MAX_CONNECTIONS 65536
 #define MAX_RULES 16384
@@ -51,7 +51,7 @@ struct filter_value {
 
 #define PADDING_RANDOM 255
 
-enum rule_flag { RULE_MAX_WINDOW = 1 };
+enum rule_flag { RULE_MAX_WINDOW = 1, RULE_STRICT = 2 };
 
 /* The settings of one filter; index in the map rules. 0 is never used. */
 struct rule {
@@ -148,7 +148,10 @@ struct half_open {
 	__u8 reserved[5];
 };
 
-enum config_flag { CONFIG_TRACE = 1 };
+enum config_flag {
+	CONFIG_TRACE = 1,
+	CONFIG_STRICT = 2 /* some rule is RULE_STRICT */
+};
 
 struct config {
 	__u32 ifindex;
@@ -248,6 +251,7 @@ enum counter {
 	DROP_RX_TOO_BIG,
 	DROP_RX_MAP_FULL,
 	DROP_RX_REWRITE,
+	DROP_RX_PLAIN,
 	COUNTERS
 };
 

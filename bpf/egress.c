@@ -15,10 +15,25 @@ static __always_inline int hold_frame(struct __sk_buff *skb, const struct flow_k
 {
 	int zero = 0;
 	struct hold_buffer *b = hold_buffers.lookup(&zero);
-	u64 length = skb->len;
+	u64 length = skb->len, from = 0, to = 0;
 
 	if (!b)
 		return -1;
+#if L2_LEN
+	/* a tag that stands beside the frame goes back to its place in it */
+	if (skb->vlan_present) {
+		if (bpf_skb_load_bytes(skb, 0, b->frame, TAG_AT))
+			return -1;
+		tag_store(b->frame + TAG_AT, skb_tag(skb));
+		from = TAG_AT;
+		to = TAG_AT + TAG_BYTES;
+	}
+#else
+	from = p->l3; /* the hop's */
+	barrier_var(from);
+	from &= 0x1f;
+#endif
+	length = length - from + to;
 	__builtin_memset(&b->event, 0, sizeof(b->event));
 	b->event.type = EVENT_HELD;
 	b->event.frame_len = length;
@@ -29,11 +44,18 @@ static __always_inline int hold_frame(struct __sk_buff *skb, const struct flow_k
 	b->event.role = v->role;
 	b->event.reason = v->reason;
 	b->event.flags = o->partial ? EVENT_PARTIAL : 0;
-	b->event.transport_at = p->l4;
+	b->event.transport_at = p->l4 - from + to;
 	barrier_var(length);
 	length = helper_length(length);
-	if (bpf_skb_load_bytes(skb, 0, b->frame, length))
+	if (to) {
+		u64 rest = length - to;
+
+		barrier_var(rest);
+		if (bpf_skb_load_bytes(skb, TAG_AT, b->frame + TAG_AT + TAG_BYTES, helper_length(rest)))
+			return -1;
+	} else if (bpf_skb_load_bytes(skb, from, b->frame, length)) {
 		return -1;
+	}
 	return ring.ringbuf_output(b, sizeof(b->event) + length, 0);
 }
 
@@ -53,14 +75,14 @@ static __always_inline void link_header_save(struct __sk_buff *skb, const struct
  * The far end of a veth pair without offloads gets a superpacket as segments, and the
  * checksum of an inner packet finished; this program runs there too.
  */
-static __always_inline int hop(struct __sk_buff *skb, const struct config *cfg, struct conn *c, u64 now)
+static __always_inline int hop(struct __sk_buff *skb, const struct config *cfg,
+			       const struct packet *p, struct conn *c, u64 now)
 {
 	if (!cfg->hop_ifindex || skb->ifindex != cfg->ifindex)
 		return drop(DROP_SUPERPACKET);
 	if (c)
 		c->hop_at_ns = now;
-	count(COUNT_HOP);
-	return bpf_redirect(cfg->hop_ifindex, 0);
+	return into_hop(skb, cfg, p);
 }
 
 /* Asked last of all: from here to the wire is the least that another CPU can overtake. */
@@ -157,7 +179,7 @@ int mimic_egress(struct __sk_buff *skb)
 		bpf_skb_pull_data(skb, skb->len < 128 ? skb->len : 128);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (parse_packet(data, end, IPPROTO_UDP, p))
+	if (parse_packet(data, end, skb->ifindex != cfg->ifindex, IPPROTO_UDP, p))
 		return TC_ACT_UNSPEC;
 	flow_of_sent(&flow, p);
 	c = conns.lookup(&flow);
@@ -171,16 +193,16 @@ int mimic_egress(struct __sk_buff *skb)
 		return drop(DROP_FRAGMENT);
 	now = bpf_ktime_get_boot_ns();
 	if (skb->gso_size)
-		return hop(skb, cfg, c, now);
+		return hop(skb, cfg, p, c, now);
 	length = bpf_ntohs(p->word[0]);
 	if (length < UDP_HEADER || length != p->l4_len || skb->len < p->l4 + length)
 		return drop(DROP_MALFORMED);
-	offload_read(skb, p, &o, b->options);
+	offload_read(skb, cfg, p, &o, b->options);
 	if (o.foreign)
-		return hop(skb, cfg, c, now);
+		return hop(skb, cfg, p, c, now);
 	/* What comes right behind a superpacket must not overtake it. */
 	if (c && skb->ifindex == cfg->ifindex && now - c->hop_at_ns < HOP_ORDER_NS)
-		return hop(skb, cfg, 0, now);
+		return hop(skb, cfg, p, 0, now);
 	n = length - UDP_HEADER;
 	if (p->l4 - p->l3 + TCP_HEADER + padding_most(rule) + n > cfg->mtu)
 		return too_big(skb, p, &o, cfg, padding_most(rule), b);
@@ -211,18 +233,18 @@ int mimic_egress(struct __sk_buff *skb)
 		}
 		if (!c)
 			return drop(DROP_MAP_FULL);
-		if (c->state == IDLE) {
+		if (c->state == IDLE)
 			hint = half_opens.lookup(&flow);
+		/* XDP that received the handshake did not see a tag that stands beside the frame */
+		if (c->state == IDLE || (skb->vlan_present && c->l2_len == p->l3)) {
 			link_header_save(skb, p, b->head);
 			fresh = 1;
 		}
 		resent = skb->mark == cfg->resend_mark;
 		bpf_spin_lock(&c->lock);
 		conn_send(c, v, rule, hint, n, resent, random, now);
-		if (fresh) {
-			c->l2_len = L2_LEN ? p->l3 : 0;
-			__builtin_memcpy(c->l2, b->head, L2_MAX);
-		}
+		if (fresh)
+			link_header_keep(c, p, b->head, skb_tag(skb));
 		bpf_spin_unlock(&c->lock);
 	}
 	return apply_send(skb, cfg, &flow, p, &o, v, rule, c, n, resent, b, now);

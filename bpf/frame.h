@@ -6,6 +6,46 @@
 #ifndef MIMICD_FRAME_H
 #define MIMICD_FRAME_H
 
+/* Where a VLAN tag stands in a frame: EtherType and TCI. */
+#define TAG_AT 12
+#define TAG_BYTES 4
+
+/* The tag that the kernel keeps beside the frame, as it would stand in it; 0: none. */
+static __always_inline __u32 skb_tag(struct __sk_buff *skb)
+{
+	if (!skb->vlan_present)
+		return 0;
+	return skb->vlan_proto | (__u32)bpf_htons(skb->vlan_tci) << 16;
+}
+
+static __always_inline void tag_store(void *to, __u32 tag)
+{
+	__be16 *half = to;
+
+	half[0] = tag;
+	half[1] = tag >> 16;
+}
+
+/*
+ * Frames that user space sends to the peer will begin like this one, `l2`, and carry its tag.
+ * Calls no helper: the connection is locked.
+ */
+static __always_inline void link_header_keep(struct conn *c, const struct packet *p, const __u8 *l2,
+					     __u32 tag)
+{
+	__u32 length = L2_LEN ? p->l3 : 0;
+
+	if (!L2_LEN || !tag || length > L2_MAX - TAG_BYTES) {
+		__builtin_memcpy(c->l2, l2, L2_MAX);
+	} else {
+		__builtin_memcpy(c->l2, l2, TAG_AT);
+		tag_store(c->l2 + TAG_AT, tag);
+		__builtin_memcpy(c->l2 + TAG_AT + TAG_BYTES, l2 + TAG_AT, L2_MAX - TAG_AT - TAG_BYTES);
+		length += TAG_BYTES;
+	}
+	c->l2_len = length;
+}
+
 #ifdef RECEIVE_ON_TC
 
 typedef struct __sk_buff frame;
@@ -17,6 +57,16 @@ typedef struct __sk_buff frame;
 static __always_inline int frame_is_merged(frame *f)
 {
 	return f->gso_size != 0;
+}
+
+static __always_inline int frame_has_link(frame *f, __u32 ifindex)
+{
+	return f->ifindex != ifindex;
+}
+
+static __always_inline __u32 frame_tag(frame *f)
+{
+	return skb_tag(f);
 }
 
 static __always_inline int frame_load(frame *f, __u32 at, void *to, __u32 length)
@@ -58,6 +108,17 @@ static __always_inline int frame_is_merged(frame *f)
 	return 0;
 }
 
+static __always_inline int frame_has_link(frame *f, __u32 ifindex)
+{
+	return 0;
+}
+
+/* A tag that was taken out of the frame before XDP cannot be seen from there. */
+static __always_inline __u32 frame_tag(frame *f)
+{
+	return 0;
+}
+
 static __always_inline int frame_load(frame *f, __u32 at, void *to, __u32 length)
 {
 	return bpf_xdp_load_bytes(f, at, to, length);
@@ -83,6 +144,9 @@ static __always_inline int frame_resize(frame *f, __u32 size)
 {
 	int change = (int)size - (int)frame_size(f);
 
+	/* of a frame in several buffers it would cut the last one */
+	if (frame_total(f) != frame_size(f))
+		return 0;
 	return change ? bpf_xdp_adjust_tail(f, change) : 0;
 }
 

@@ -85,7 +85,7 @@ static __always_inline int reply(frame *f, const struct packet *p, const struct 
 	size &= 63;
 	if (size < TCP_HEADER || size > sizeof(bytes) || frame_store(f, base, &bytes, size))
 		return receive_dropped(DROP_RX_REWRITE);
-	return frame_send_back(f, cfg, bytes.rest, size != length);
+	return frame_send_back(f, cfg, bytes.rest, size != length, base + length);
 }
 
 /* Length and protocol of the IP header follow the UDP header. */
@@ -293,6 +293,25 @@ static __always_inline int apply_receive(frame *f, struct config *cfg,
 	return reply(f, p, &v->control, cfg, v->syn_wscale, l2);
 }
 
+/* UDP that nobody disguised, of a flow that must not be seen so. */
+static __always_inline int is_refused(frame *f, const struct config *cfg, struct packet *p)
+{
+	struct flow_key flow = {};
+	struct rule *rule;
+	struct conn *c;
+
+	if (!(cfg->flags & CONFIG_STRICT) || p->protocol != IPPROTO_UDP)
+		return 0;
+	__builtin_memset(p, 0, sizeof(*p));
+	if (parse_packet((void *)(long)f->data, (void *)(long)f->data_end,
+			 frame_has_link(f, cfg->ifindex), IPPROTO_UDP, p))
+		return 0;
+	flow_of_received(&flow, p);
+	c = conns.lookup(&flow);
+	rule = rule_get(c ? c->rule : find_rule(&flow, p->v6));
+	return rule && rule->flags & RULE_STRICT;
+}
+
 static __always_inline int receive(frame *f)
 {
 	struct config *cfg = config_get();
@@ -309,6 +328,7 @@ static __always_inline int receive(frame *f)
 	u64 wanted, now;
 	int zero = 0;
 	u8 state, opens, acks, plain;
+	u32 tag;
 
 	b = receive_buffers.lookup(&zero);
 	if (!cfg || !b)
@@ -320,8 +340,9 @@ static __always_inline int receive(frame *f)
 	__builtin_memset(p, 0, sizeof(*p));
 	__builtin_memset(v, 0, sizeof(*v));
 	__builtin_memset(s, 0, sizeof(*s));
-	if (parse_packet((void *)(long)f->data, (void *)(long)f->data_end, IPPROTO_TCP, p))
-		return FRAME_PASS;
+	if (parse_packet((void *)(long)f->data, (void *)(long)f->data_end,
+			 frame_has_link(f, cfg->ifindex), IPPROTO_TCP, p))
+		return is_refused(f, cfg, p) ? receive_dropped(DROP_RX_PLAIN) : FRAME_PASS;
 	flow_of_received(&flow, p);
 	c = conns.lookup(&flow);
 	number = c ? c->rule : find_rule(&flow, p->v6);
@@ -333,7 +354,7 @@ static __always_inline int receive(frame *f)
 	if (p->fragment)
 		return receive_dropped(DROP_RX_FRAGMENT);
 	if (frame_is_merged(f))
-		return frame_split(f, cfg);
+		return frame_split(f, cfg, p);
 	if (p->l4_len < TCP_HEADER || frame_load(f, p->l4, tcp, sizeof(*tcp)))
 		return receive_dropped(DROP_RX_MALFORMED);
 	if (tcp->offset >> 4 < 5 || p->l4_len < (tcp->offset >> 4) * 4 ||
@@ -367,6 +388,7 @@ static __always_inline int receive(frame *f)
 		if (s->proves)
 			hint = half_opens.lookup(&flow);
 	}
+	tag = frame_tag(f);
 	if (!c && s->proves) {
 		c = conn_make(&flow, number, b->conn_template);
 		if (!c)
@@ -375,10 +397,8 @@ static __always_inline int receive(frame *f)
 	if (c) {
 		bpf_spin_lock(&c->lock);
 		conn_receive(c, s, v, rule, hint, random, now);
-		if (v->reason && !plain && (c->role == RESPONDER || !c->l2_len)) {
-			c->l2_len = L2_LEN ? p->l3 : 0;
-			__builtin_memcpy(c->l2, b->l2, L2_MAX);
-		}
+		if (v->reason && !plain && (c->role == RESPONDER || !c->l2_len))
+			link_header_keep(c, p, b->l2, tag);
 		bpf_spin_unlock(&c->lock);
 	} else if (opens) {
 		v->syn_wscale = wscale_of(rule);

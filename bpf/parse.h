@@ -53,8 +53,11 @@ struct packet {
 	__be32 src[4], dst[4];
 };
 
-/* The offset of the IP header, and its EtherType; 0 where there is none of ours. */
-static __always_inline __u32 parse_link(void *data, void *end, __be16 *protocol)
+/*
+ * The offset of the IP header, and its EtherType; 0 where there is none of ours.
+ * `has_link`: the frame begins with an Ethernet header though the interface has none.
+ */
+static __always_inline __u32 parse_link(void *data, void *end, int has_link, __be16 *protocol)
 {
 	__u32 at = L2_LEN;
 
@@ -76,8 +79,10 @@ static __always_inline __u32 parse_link(void *data, void *end, __be16 *protocol)
 		at += sizeof(*vlan);
 	}
 #else
-	__u8 *version = data;
+	__u8 *version;
 
+	at = has_link ? sizeof(struct ethhdr) : 0;
+	version = data + at;
 	if ((void *)(version + 1) > end)
 		return 0;
 	*protocol = *version >> 4 == 6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
@@ -177,13 +182,14 @@ static __always_inline int parse_ipv6(void *data, void *end, struct packet *p)
  * verifier, so that the paths through here meet again instead of multiplying.
  *
  * 0: `p` describes an IP packet with this transport protocol, ports included. */
-static __always_inline int parse_packet(void *data, void *end, __u8 protocol, struct packet *p)
+static __always_inline int parse_packet(void *data, void *end, int has_link, __u8 protocol,
+					struct packet *p)
 {
 	__be16 type = 0;
 	__be16 *ports;
 	__u32 at;
 
-	p->l3 = parse_link(data, end, &type);
+	p->l3 = parse_link(data, end, has_link, &type);
 #if L2_LEN
 	if (!p->l3)
 		return -1;

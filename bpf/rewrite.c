@@ -10,7 +10,7 @@
 /* How the kernel left the checksum of an outgoing skb. */
 struct offload {
 	u8 partial; /* the transport checksum is still to be filled in */
-	u8 foreign; /* and it is not the one of this UDP header */
+	u8 foreign; /* and it is not the one of this UDP header: the hop's to finish */
 };
 
 /* Onto the wire, also from the far end of the hop. Other people's filters behind ours see it. */
@@ -27,20 +27,45 @@ static __always_inline int drop(u32 why)
 	return TC_ACT_SHOT;
 }
 
+/* Into the near end of the hop, where a packet without a link header needs one. */
+static __always_inline int into_hop(struct __sk_buff *skb, const struct config *cfg,
+				    const struct packet *p)
+{
+#if !L2_LEN
+	struct ethhdr eth = {.h_proto = p->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP)};
+
+	if (bpf_skb_change_head(skb, sizeof(eth), 0) ||
+	    bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
+		return drop(DROP_SUPERPACKET);
+#endif
+	count(COUNT_HOP);
+	return bpf_redirect(cfg->hop_ifindex, 0);
+}
+
 /*
  * Called by its number: BCC rewrites the name into another helper where it cannot read
  * the kernel's symbols, as under a sandbox.
  */
 #define read_kernel ((long (*)(void *, u32, const void *))BPF_FUNC_probe_read_kernel)
 
-/* `fields` has room for the part of struct sk_buff that is read at once. */
-static __always_inline void offload_read(struct __sk_buff *skb, const struct packet *p,
-					 struct offload *o, u8 *fields)
+/* The kernel does not tell: what the hop cannot finish is taken for unfinished. */
+static __always_inline void offload_unknown(const struct config *cfg, struct offload *o)
 {
-	o->foreign = 0;
+	o->partial = 1;
+	o->foreign = cfg->hop_ifindex != 0;
+}
+
+/* `fields` has room for the part of struct sk_buff that is read at once. */
+static __always_inline void offload_read(struct __sk_buff *skb, const struct config *cfg,
+					 const struct packet *p, struct offload *o, u8 *fields)
+{
+	o->foreign = o->partial = 0;
+	/* the hop has finished whatever was open */
+	if (skb->ifindex != cfg->ifindex)
+		return;
 #ifdef SKB_IP_SUMMED_AT
 	if (read_kernel(fields, SKB_BYTES, (void *)skb + SKB_AT)) {
-		o->partial = 1;
+		offload_unknown(cfg, o);
 		return;
 	}
 	/* CHECKSUM_PARTIAL is 3 */
@@ -52,11 +77,12 @@ static __always_inline void offload_read(struct __sk_buff *skb, const struct pac
 		u64 data = *(u64 *)(fields + SKB_DATA_AT - SKB_AT);
 
 		o->foreign = head + start != data + p->l4 ||
-			     offset != __builtin_offsetof(struct udphdr, check);
+			     offset != __builtin_offsetof(struct udphdr, check) ||
+			     /* finish_offload() refuses a tag that stands in the frame */
+			     (L2_LEN && p->l3 != L2_LEN && cfg->hop_ifindex);
 	}
 #else
-	/* Unknown: treat every packet as unfinished, which is right for both kinds. */
-	o->partial = 1;
+	offload_unknown(cfg, o);
 #endif
 }
 

@@ -5,7 +5,7 @@
  */
 
 static __always_inline int frame_send_back(frame *f, const struct config *cfg, const u8 *options,
-					   int missing)
+					   int missing, u32 size)
 {
 	return bpf_redirect(cfg->ifindex, 0);
 }
@@ -13,16 +13,18 @@ static __always_inline int frame_send_back(frame *f, const struct config *cfg, c
 /* What was split in the hop goes on as if it had come in at the interface. */
 static __always_inline int frame_deliver(frame *f, const struct config *cfg)
 {
-	return f->ifindex == cfg->ifindex ? TC_ACT_UNSPEC : bpf_redirect(cfg->ifindex, BPF_F_INGRESS);
+	if (f->ifindex == cfg->ifindex)
+		return TC_ACT_UNSPEC;
+	f->mark = cfg->deliver_mark;
+	return bpf_redirect(cfg->ifindex, BPF_F_INGRESS);
 }
 
 /* The hop cuts what GRO merged into the segments that it was; this program is there too. */
-static __always_inline int frame_split(frame *f, const struct config *cfg)
+static __always_inline int frame_split(frame *f, const struct config *cfg, const struct packet *p)
 {
 	if (!cfg->hop_ifindex || f->ifindex != cfg->ifindex)
 		return receive_dropped(DROP_SUPERPACKET);
-	count(COUNT_HOP);
-	return bpf_redirect(cfg->hop_ifindex, 0);
+	return into_hop(f, cfg, p);
 }
 
 static __always_inline int frame_deliver_and_reply(frame *f, const struct config *cfg,

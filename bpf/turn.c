@@ -11,7 +11,7 @@ static __always_inline int deliver_and_reply(struct __sk_buff *skb, const struct
 	u8 l2[12], mac[6];
 	u32 base;
 
-	if (parse_packet(data, end, IPPROTO_UDP, &p))
+	if (parse_packet(data, end, skb->ifindex != cfg->ifindex, IPPROTO_UDP, &p))
 		return TC_ACT_UNSPEC;
 	skb->mark = cfg->deliver_mark;
 	if (bpf_clone_redirect(skb, cfg->ifindex, BPF_F_INGRESS)) {

@@ -12,6 +12,7 @@
 struct reply_note {
 	u32 magic;
 	struct control control; /* NOTE_DELIVER_AND_REPLY: the segment to send */
+#define reply_size control.seq /* NOTE_REPLY: where a frame in several buffers is to end */
 	u8 options[SYN_OPTIONS]; /* NOTE_APPEND_AND_REPLY: what the frame has to end with */
 };
 #define NOTE_REPLY 0x6d6d0001
@@ -34,9 +35,9 @@ static __always_inline struct reply_note *note_make(frame *f, const struct confi
 	return note;
 }
 
-/* `missing`: the options of a SYN did not fit the frame. */
+/* `missing`: the options of a SYN did not fit the frame. `size`: of the whole answer. */
 static __always_inline int frame_send_back(frame *f, const struct config *cfg, const u8 *options,
-					   int missing)
+					   int missing, u32 size)
 {
 	struct reply_note *note = note_make(f, cfg, missing ? NOTE_APPEND_AND_REPLY : NOTE_REPLY);
 
@@ -44,6 +45,8 @@ static __always_inline int frame_send_back(frame *f, const struct config *cfg, c
 		return missing ? receive_dropped(DROP_RX_REWRITE) : XDP_TX;
 	if (missing)
 		__builtin_memcpy(note->options, options, SYN_OPTIONS);
+	else
+		note->reply_size = size;
 	return XDP_PASS;
 }
 
@@ -52,7 +55,7 @@ static __always_inline int frame_deliver(frame *f, const struct config *cfg)
 	return XDP_PASS;
 }
 
-static __always_inline int frame_split(frame *f, const struct config *cfg)
+static __always_inline int frame_split(frame *f, const struct config *cfg, const struct packet *p)
 {
 	return XDP_DROP; /* never: see frame_is_merged() */
 }
@@ -108,8 +111,13 @@ int mimic_reply(struct __sk_buff *skb)
 	if ((void *)(note + 1) > data)
 		return TC_ACT_UNSPEC;
 	magic = note->magic ^ cfg->deliver_mark;
-	if (magic == NOTE_REPLY)
+	if (magic == NOTE_REPLY) {
+		u32 size = note->reply_size;
+
+		if (size < length && bpf_skb_change_tail(skb, size, 0))
+			return drop(DROP_REWRITE);
 		return bpf_redirect(cfg->ifindex, 0);
+	}
 	if (magic == NOTE_APPEND_AND_REPLY) {
 		__builtin_memcpy(options, note->options, SYN_OPTIONS);
 		if (bpf_skb_change_tail(skb, length + SYN_OPTIONS, 0) ||

@@ -160,8 +160,12 @@ class Instance:
 
     def _open(self, kernel_config: abi.Config) -> None:
         try:
-            self._sockets["resend"] = PacketSocket(self.link.ifindex, kernel_config.resend_mark)
-            self._sockets["command"] = PacketSocket(self.link.ifindex, kernel_config.command_mark)
+            for name, mark in (
+                ("resend", kernel_config.resend_mark),
+                ("command", kernel_config.command_mark),
+            ):
+                has_link_header = self.plane.link_type == "eth"
+                self._sockets[name] = PacketSocket(self.link.ifindex, mark, has_link_header)
         except OSError as error:
             raise FailedError(
                 f"cannot open a packet socket on {self.name}: {error.strerror}",

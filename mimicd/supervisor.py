@@ -234,6 +234,8 @@ class Supervisor:
             f"attached (XDP {view.xdp_mode}, {len(view.filters)} filters, datagrams up to"
             f" {view.max_payload} bytes)",
         )
+        if instance.plane.without_xdp:
+            self._log(name, INFO, f"received on TC, without XDP: {instance.plane.without_xdp}")
         if not instance.plane.pinned:
             self._log(
                 name,

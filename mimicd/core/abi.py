@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from mimicd.core.connection import Role, State
 from mimicd.core.model import PADDING_RANDOM, Filter, FlowSettings, Origin
 
-VERSION = 1
+VERSION = 2
 MAX_CONNECTIONS = 65536
 MAX_RULES = 16384
 HELD_MAX = 256
@@ -69,6 +69,7 @@ COUNTERS = (
     "drop-rx-too-big",
     "drop-rx-map-full",
     "drop-rx-rewrite",
+    "drop-rx-plain",
 )
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"

@@ -28,10 +28,11 @@ _MAP_INFO = struct.Struct("=6I16s")
 # map_type key value entries flags, inner_map_fd numa_node, map_name, map_ifindex btf_fd key value
 _MAP_CREATE = struct.Struct("=5I8x16s4xIII")
 # prog_type insn_cnt insns license log_level log_size log_buf, kern_version prog_flags, prog_name
-_PROG_LOAD = struct.Struct("=IIQQIIQ8x16s")
+_PROG_LOAD = struct.Struct("=IIQQIIQ4xI16s")
 # batch.in_batch out_batch keys values count map_fd
 _BATCH = struct.Struct("=QQQQII")
 
+_XDP, _XDP_HAS_FRAGS = 6, 1 << 5  # enum bpf_prog_type, BPF_F_XDP_HAS_FRAGS
 XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
 _BPF_XDP = 37  # enum bpf_attach_type
@@ -261,7 +262,20 @@ def _load_lock_btf(key_bytes: int, value_bytes: int) -> int:
 
 def load_program(kind: int, instructions: bytes, name: str) -> int:
     """A descriptor. `kind`: enum bpf_prog_type. Raises OSError; the verifier's last words are its
-    file name."""
+    file name.
+
+    XDP takes frames in several buffers (MTU 9000) where the kernel has them, since 5.18.
+    """
+    if kind == _XDP:
+        try:
+            return _load_program(kind, instructions, name, _XDP_HAS_FRAGS)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+    return _load_program(kind, instructions, name, 0)
+
+
+def _load_program(kind: int, instructions: bytes, name: str, flags: int) -> int:
     code = ctypes.create_string_buffer(instructions, len(instructions))
     licence = ctypes.create_string_buffer(b"GPL")
     count = len(instructions) // 8
@@ -269,12 +283,13 @@ def load_program(kind: int, instructions: bytes, name: str) -> int:
     try:
         return _bpf(
             _Command.PROG_LOAD,
-            _PROG_LOAD.pack(kind, count, *addresses, 0, 0, 0, name.encode()[:15]),
+            _PROG_LOAD.pack(kind, count, *addresses, 0, 0, 0, flags, name.encode()[:15]),
         )
     except OSError as error:
         log = ctypes.create_string_buffer(_LOG_BYTES)
         attr = _PROG_LOAD.pack(
-            kind, count, *addresses, 1, _LOG_BYTES, ctypes.addressof(log), name.encode()[:15]
+            *(kind, count, *addresses, 1, _LOG_BYTES, ctypes.addressof(log)),
+            *(flags, name.encode()[:15]),
         )
         _call(_Command.PROG_LOAD, attr)
         words = log.value.decode(errors="replace").strip().splitlines()

@@ -46,6 +46,8 @@ class DataPlane:
     link_type: str
     xdp_mode: str
     """ "native" or "skb", or "none": received on TC ingress."""
+    without_xdp: str
+    """Why XDP is not used though it was not refused, in words, or ""."""
     adopted: bool
     """Whether it was there before this process."""
     pinned: bool
@@ -72,17 +74,30 @@ class DataPlane:
         `xdp_mode`: "auto", "native", "skb" or "none". Raises MissingDependencyError or
         AttachError.
         """
-        if xdp_mode != "none" and link.xdp_program_id:
-            raise _xdp_busy(link)
+        why = ""
         if xdp_mode == "auto" and link.kind in _BETTER_WITHOUT_XDP:
             xdp_mode = "none"
-        fds = await asyncio.to_thread(
-            compiler.compile_programs,
-            _LINK_BYTES[link_type],
-            "tc" if xdp_mode == "none" else "xdp",
-        )
+        elif xdp_mode != "none" and link_type == "none":
+            # generic XDP takes the first 14 bytes for an Ethernet header
+            xdp_mode, why = "none", "packets have no link header"
+        elif xdp_mode == "auto" and link.xdp_program_id:
+            xdp_mode, why = "none", f"{_xdp_owner(link)} is there"
+        elif xdp_mode != "none" and link.xdp_program_id:
+            raise _xdp_busy(link)
+        fds = await _compile(link_type, xdp_mode)
+        if xdp_mode == "auto":
+            # the maps are empty, so it lets everything pass until the rest is attached
+            try:
+                xdp_mode = _attach_xdp(fds, link, "native")
+            except AttachError as error:
+                _close_all(fds)
+                xdp_mode, why = "none", str(error)
+                fds = await _compile(link_type, xdp_mode)
         plane = cls._of(link.ifindex, link_type, xdp_mode, fds, net, root)
+        plane.without_xdp = why
         plane._attached.callback(_close_all, fds)
+        if _XDP_PIN in fds:
+            plane._attached.callback(_detach_xdp, fds[_XDP_PIN])
         return plane
 
     async def attach(self, link: Link) -> None:
@@ -95,7 +110,7 @@ class DataPlane:
             # what an incomplete predecessor left could only mislead a successor
             bpffs.remove_pins(self._root, ifindex)
             stack.callback(bpffs.remove_pins, self._root, ifindex)
-        if self.xdp_mode != "none":
+        if self.xdp_mode != "none" and _XDP_PIN not in self._fds:
             try:
                 self.xdp_mode = _attach_xdp(self._fds, link, self.xdp_mode)
             except XdpBusyError:
@@ -165,6 +180,7 @@ class DataPlane:
             ifindex=ifindex,
             link_type=link_type,
             xdp_mode=xdp_mode,
+            without_xdp="",
             adopted=False,
             pinned=False,
             made_clsact=False,
@@ -241,6 +257,11 @@ class DataPlane:
         return sum(int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8))
 
 
+async def _compile(link_type: str, xdp_mode: str) -> dict[str, int]:
+    receive_on = "tc" if xdp_mode == "none" else "xdp"
+    return await asyncio.to_thread(compiler.compile_programs, _LINK_BYTES[link_type], receive_on)
+
+
 def remove_leftovers(root: Path, ifindex: int) -> None:
     """Detach XDP and remove the pins of a process that is gone."""
     for pin in (root / str(ifindex)).glob(f"*/{_XDP_PIN}"):
@@ -283,13 +304,18 @@ def _attach_xdp(fds: dict[str, int], link: Link, wanted: str) -> str:
 
 
 def _xdp_busy(link: Link) -> XdpBusyError:
-    number = link.xdp_program_id
-    name = bpf.program_name(number) if number else ""
     return XdpBusyError(
-        f"{link.name} has an XDP program of somebody else"
-        + (f": {name or 'unnamed'} (id {number})" if number else ""),
+        f"{link.name} has {_xdp_owner(link)}",
         f"`ip link show {link.name}` names it; `ip link set {link.name} xdp off` removes it, "
         "if it is not needed; --xdp-mode none does without XDP",
+    )
+
+
+def _xdp_owner(link: Link) -> str:
+    number = link.xdp_program_id
+    name = bpf.program_name(number) if number else ""
+    return "an XDP program of somebody else" + (
+        f": {name or 'unnamed'} (id {number})" if number else ""
     )
 
 
