@@ -145,7 +145,8 @@ struct half_open {
 	__u32 isn, peer_isn;
 	__u16 peer_mss;
 	__u8 peer_wscale;
-	__u8 reserved[5];
+	__u8 reserved;
+	__u32 ack; /* what the SYN+ACK acknowledged */
 };
 
 enum config_flag {

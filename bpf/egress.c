@@ -225,9 +225,13 @@ int mimic_egress(struct __sk_buff *skb)
 			event_state((struct event *)b->segment, &flow, now, v->generation, v->state,
 				    v->role, v->reason);
 	} else {
+		resent = skb->mark == cfg->resend_mark;
 		if (!c) {
+			/* user space looks only at entries that it was told of: none is made without that */
+			if (resent)
+				return drop(DROP_RESEND_LATE);
 			/* nothing is kept for a peer that a passive filter has not heard of */
-			if (!rule->handshake_interval_s && !half_opens.lookup(&flow))
+			if (!rule->handshake_interval_s && !hint_is_fresh(half_opens.lookup(&flow), now))
 				return drop(DROP_PASSIVE);
 			c = conn_make(&flow, number, b->conn_template);
 		}
@@ -240,7 +244,6 @@ int mimic_egress(struct __sk_buff *skb)
 			link_header_save(skb, p, b->head);
 			fresh = 1;
 		}
-		resent = skb->mark == cfg->resend_mark;
 		bpf_spin_lock(&c->lock);
 		conn_send(c, v, rule, hint, n, resent, random, now);
 		if (fresh)

@@ -261,6 +261,7 @@ static __always_inline int apply_receive(frame *f, struct config *cfg,
 			.peer_isn = s->seq,
 			.peer_mss = s->mss,
 			.peer_wscale = s->wscale,
+			.ack = v->control.ack,
 		};
 		struct conn *c;
 
@@ -405,9 +406,11 @@ static __always_inline int receive(frame *f)
 		receive_syn(s, v);
 	} else {
 		receive_stray(s, v);
+	}
+	if (s->flags & TCP_RST && v->counter == DROP_RX_NO_CONNECTION) {
 		hint = half_opens.lookup(&flow);
 		/* the peer knows nothing of the SYN that was answered: do not wait for its ACK */
-		if (s->flags & TCP_RST && hint && (!s->seq || s->seq == hint->peer_isn + 1))
+		if (hint && (!s->seq || s->seq == hint->ack))
 			half_opens.delete(&flow);
 	}
 	return apply_receive(f, cfg, &flow, p, tcp, s, v, b->l2, b, now);

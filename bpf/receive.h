@@ -73,10 +73,6 @@ static __always_inline void receive_reset(struct conn *c, const struct segment *
 					  struct receive_verdict *v, const struct rule *rule,
 					  __u32 random, __u64 now)
 {
-	if (c->state == IDLE) {
-		v->counter = DROP_RX_NO_CONNECTION;
-		return;
-	}
 	if (!reset_acceptable(c, s, rule)) {
 		receive_drop(c, v, DROP_RX_RESET);
 		return;
@@ -157,20 +153,23 @@ static __always_inline void receive_syn_any(struct conn *c, const struct segment
 {
 	int with_ack = s->flags & TCP_ACK;
 
-	if (!with_ack && (c->state == IDLE || (c->state == ESTABLISHED && s->seq != c->peer_isn))) {
+	/*
+	 * Not even a responder that waits for the ACK takes another SYN for its peer's: the ACK
+	 * tells which of them was meant.
+	 */
+	if (!with_ack && (c->state == IDLE ||
+			  (s->seq != c->peer_isn && (c->state == ESTABLISHED ||
+			   (c->state == SYN_RECEIVED && c->role == RESPONDER))))) {
 		c->syn_answered_ns = now;
 		receive_syn(s, v);
-		return;
-	}
-	if (c->state == IDLE) {
-		receive_stray(s, v);
 		return;
 	}
 	v->counter = with_ack ? COUNT_RX_SYN_ACK : COUNT_RX_SYN;
 	if (c->state == ESTABLISHED) {
 		c->last_rx_ns = now;
 		/* mimic repeats its SYN+ACK with a growing seq, and counts on from the last one */
-		if (with_ack && c->role == INITIATOR && !c->rx_packets && s->ack == c->isn + 1)
+		if (with_ack && c->role == INITIATOR && s->ack == c->isn + 1 &&
+		    c->last_active_ns == c->state_since_ns)
 			c->ack = s->seq + 1;
 		answer_ack(c, v, rule);
 		return;
@@ -312,15 +311,13 @@ static __always_inline void receive_ack(struct conn *c, const struct segment *s,
 		answer(v, TCP_SYN, c->isn, 0, WINDOW_OF_SYN);
 		return;
 	}
-	/* before our SYN+ACK it is mimic's answer to our SYN, and no handshake to a firewall */
-	if (c->state == SYN_RECEIVED && s->ack == c->seq && !(c->flags & CROSS_PENDING)) {
+	if (s->proves && (c->state != ESTABLISHED || s->ack != c->isn + 1)) {
+		/* also where the entry waits for just this ACK: only what it proves is true */
+		adopt_proven(c, s, v, rule, hint, now);
+	} else if (c->state == SYN_RECEIVED && s->ack == c->seq && !(c->flags & CROSS_PENDING)) {
+		/* before our SYN+ACK it is mimic's answer to our SYN, and no handshake to a firewall */
 		c->peer_window = (__u32)s->window << c->peer_wscale;
 		established(c, v, rule, now);
-	} else if (s->proves && (c->state != ESTABLISHED || s->ack != c->isn + 1)) {
-		adopt_proven(c, s, v, rule, hint, now);
-	} else if (c->state == IDLE) {
-		receive_stray(s, v);
-		return;
 	} else if (c->state != ESTABLISHED) {
 		receive_drop(c, v, DROP_RX_UNEXPECTED);
 		return;
@@ -338,7 +335,10 @@ static __always_inline void conn_receive(struct conn *c, const struct segment *s
 					 const struct half_open *hint, __u32 random, __u64 now)
 {
 	v->syn_wscale = wscale_of(rule);
-	if (s->flags & TCP_RST)
+	/* An idle entry is as good as none: only a SYN, or the ACK that proves one, counts. */
+	if (c->state == IDLE && !s->proves && (s->flags & (TCP_RST | TCP_SYN | TCP_ACK)) != TCP_SYN)
+		receive_stray(s, v);
+	else if (s->flags & TCP_RST)
 		receive_reset(c, s, v, rule, random, now);
 	else if (s->flags & TCP_SYN)
 		receive_syn_any(c, s, v, rule, now);

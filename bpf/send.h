@@ -121,11 +121,16 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 	}
 }
 
-/* Whether the peer's SYN was answered, and that since the connection ended. */
+/* Whether the peer's SYN was answered a moment ago. */
+static __always_inline int hint_is_fresh(const struct half_open *hint, __u64 now)
+{
+	return hint && (__s64)(now - hint->at_ns) < (__s64)HALF_OPEN_NS;
+}
+
+/* And that since the connection ended. */
 static __always_inline int hint_counts(const struct conn *c, const struct half_open *hint, __u64 now)
 {
-	return hint && hint->at_ns > c->reset_ns &&
-	       (__s64)(now - hint->at_ns) < (__s64)HALF_OPEN_NS;
+	return hint_is_fresh(hint, now) && hint->at_ns > c->reset_ns;
 }
 
 /* The peer's SYN was answered a moment ago: wait for its ACK, not open as well. */
@@ -134,7 +139,7 @@ static __always_inline void conn_await_ack(struct conn *c, const struct half_ope
 	c->isn = hint->isn;
 	c->seq = hint->isn + 1;
 	c->peer_isn = hint->peer_isn;
-	c->ack = hint->peer_isn + 1;
+	c->ack = hint->ack;
 	c->peer_wscale = hint->peer_wscale;
 	c->peer_mss = hint->peer_mss;
 	c->state = SYN_RECEIVED;

@@ -43,7 +43,10 @@ static __always_inline __u8 wscale_of(const struct rule *rule)
 /* The window field of a segment while `bytes` of our window are left. */
 static __always_inline __u16 window_field(const struct rule *rule, __u32 bytes)
 {
-	return rule->flags & RULE_MAX_WINDOW ? 0xffff : bytes >> WSCALE_DEFAULT;
+	/* more than fits is left where a reload has just taken max_window away */
+	__u32 scaled = bytes >> WSCALE_DEFAULT;
+
+	return rule->flags & RULE_MAX_WINDOW || scaled > 0xffff ? 0xffff : scaled;
 }
 
 static __always_inline __u32 padding_of(const struct rule *rule, __u32 seq, __u32 ack)

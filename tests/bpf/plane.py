@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -138,9 +139,18 @@ class Plane:
 
     def allow_reset(self) -> None:
         """Forget when a stray segment was last answered."""
+        self.set_reset_at(0)
+
+    def reset_at(self) -> int:
+        """When a stray segment was last answered by RST; 0 is never."""
         raw = self.maps["config"].lookup(_KEY.pack(0)) or b""
-        rest = raw[_RST_AT_OFFSET + 8 :]
-        self.maps["config"].update(_KEY.pack(0), raw[:_RST_AT_OFFSET] + bytes(8) + rest)
+        return int.from_bytes(raw[_RST_AT_OFFSET : _RST_AT_OFFSET + 8], sys.byteorder)
+
+    def set_reset_at(self, at_ns: int) -> None:
+        raw = self.maps["config"].lookup(_KEY.pack(0)) or b""
+        at = at_ns.to_bytes(8, sys.byteorder)
+        changed = raw[:_RST_AT_OFFSET] + at + raw[_RST_AT_OFFSET + 8 :]
+        self.maps["config"].update(_KEY.pack(0), changed)
 
     def add_filter(self, filter_: Filter) -> int:
         """The number of its rule."""
@@ -161,7 +171,10 @@ class Plane:
         """Set fields of an entry: what would take time, or gigabytes, to come about."""
         entry = self.entry(key)
         assert entry is not None
-        entry = dataclasses.replace(entry, **changes)  # type: ignore[arg-type]
+        self.put(key, dataclasses.replace(entry, **changes))  # type: ignore[arg-type]
+
+    def put(self, key: bytes, entry: ConnEntry) -> None:
+        """Write an entry whole."""
         values: list[object] = []
         for field in dataclasses.fields(entry):
             value = getattr(entry, field.name)
