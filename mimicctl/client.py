@@ -44,7 +44,7 @@ _START_HINT = "start it with: systemctl start mimicd (or mimicd in a terminal)"
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened: "log", "connection", "interface-added", "interface-removed",
-    "daemon-left", "daemon-back" or "bus-left"."""
+    "interface-renamed" (`text` is the new name), "daemon-left", "daemon-back" or "bus-left"."""
 
     kind: str
     interface: str = ""
@@ -315,6 +315,8 @@ def _event(member: str, signature: str, body: list[Any]) -> Event | None:
             return Event("interface-added", body[0])
         case "InterfaceRemoved", "so":
             return Event("interface-removed", body[0])
+        case "InterfaceRenamed", "sso":
+            return Event("interface-renamed", body[0], text=body[1])
     return None
 
 

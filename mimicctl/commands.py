@@ -240,6 +240,8 @@ class Commands:
                 return f"{name}: {table.printable(ends)}"
             case "interface-added":
                 return f"{name}: running"
+            case "interface-renamed":
+                return f"{name}: is called {table.printable(event.text)} now"
             case _:
                 return f"{name}: stopped"
 
@@ -277,6 +279,8 @@ def _plain_event(event: Event) -> dict[str, Any]:
         plain |= {"level": LEVELS[min(event.level, len(LEVELS) - 1)], "text": event.text}
     elif event.kind == "connection":
         plain["connection"] = event.connection
+    elif event.kind == "interface-renamed":
+        plain["name"] = event.text
     return plain
 
 

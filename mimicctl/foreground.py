@@ -66,7 +66,11 @@ class ForegroundRun:
                 case "bus-left":
                     self._output.talk("the bus is gone, waiting for it to come back")
                     client = await self._come_back(None)
-                case "interface-removed":
+                case "interface-renamed" if event.interface == self._interface:
+                    self._output.talk(f"{self._interface} is called {event.text} now")
+                    self._interface = event.text
+                    await client.follow(self._interface)
+                case "interface-removed" if event.interface == self._interface:
                     client = await self._removed(client)
 
     async def _connect(self) -> Client:

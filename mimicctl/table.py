@@ -70,10 +70,13 @@ def interface_facts(
     facts: list[tuple[str, str]] = [
         ("process", f"PID {pid}, mimicd {version}"),
         ("uptime", duration(now_s - view["started-at"])),
-        ("link type", view["link-type"]),
-        ("XDP mode", view["xdp-mode"]),
-        ("max payload", f"{view['max-payload']} bytes of UDP"),
     ]
+    if view["ifindex"]:
+        facts += [
+            ("link type", view["link-type"]),
+            ("XDP mode", view["xdp-mode"]),
+            ("max payload", f"{view['max-payload']} bytes of UDP"),
+        ]
     facts += [("" if number else "filters", one) for number, one in enumerate(view["filters"])]
     settings = dict(view["settings"])
     facts += [(key, settings[key]) for key in _SETTINGS_ORDER if key in settings]

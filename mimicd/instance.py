@@ -42,9 +42,20 @@ ChangeFunction = Callable[[Connection], None]
 
 
 class LogFunction(Protocol):
-    """Takes what is to be said of the interface, and of a connection if it is about one."""
+    """Takes what is to be said of an interface, and of a connection if it is about one.
 
-    def __call__(self, level: int, text: str, connection: str = "") -> None: ...
+    `verbosity`: that of an interface which is not, or no longer, among those that run.
+    """
+
+    def __call__(
+        self,
+        interface: str,
+        level: int,
+        text: str,
+        connection: str = "",
+        *,
+        verbosity: int | None = None,
+    ) -> None: ...
 
 
 def now_ns() -> int:
@@ -83,6 +94,8 @@ class Instance:
         self._housekeeping: asyncio.TimerHandle | None = None
         self._ring_full = 0
         self._send_failures = 0
+        self.trouble = ""
+        """What could not be put back, so that it is told once."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -152,7 +165,6 @@ class Instance:
             await instance._write_rules()
             instance._open(kernel_config)
             await instance._rescan()
-            await plane.repair(link)
         except BaseException:
             instance._close()
             raise
@@ -203,6 +215,9 @@ class Instance:
         """Close what is this process's; what is pinned goes on."""
         self._close()
         self.plane.leave()
+
+    def _log(self, level: int, text: str, connection: str = "") -> None:
+        self._on_log(self.name, level, text, connection, verbosity=self.config.verbosity)
 
     # --- configuration ---
 
@@ -281,7 +296,7 @@ class Instance:
         local, remote = abi.flow_texts(event.key)
         opening = event.reason in (Reason.OPENED, Reason.CROSSED)
         level = DEBUG if opening else INFO
-        self._on_log(level, CHANGES[event.reason], connection=f"{local} => {remote}")
+        self._log(level, CHANGES[event.reason], connection=f"{local} => {remote}")
         if raw is not None:
             self._on_change(self._view_of(event.key, abi.decode_conn(raw), now_ns()))
 
@@ -292,8 +307,7 @@ class Instance:
         at_ns = self._flows.next_deadline_ns()
         if at_ns is not None:
             delay_s = max(0.0, (at_ns - now_ns()) / _NS)
-            # The loop's clock stands still in suspend: a long sleep is looked at in between.
-            self._timer = self._loop.call_later(min(delay_s, 3600.0), self._on_timer)
+            self._timer = self._loop.call_later(delay_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -306,9 +320,13 @@ class Instance:
 
     def _keep_house(self) -> None:
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
+        due_ns = self._flows.next_deadline_ns()
+        if due_ns is not None and due_ns <= now_ns():
+            # The loop's clock stood still while the machine was suspended, deadlines did not.
+            self._set_timer()
         full = self.plane.counter(_RING_FULL)
         if full != self._ring_full:
-            self._on_log(
+            self._log(
                 WARNING,
                 f"{full - self._ring_full} records did not fit the ring buffer: the daemon was"
                 " too slow, datagrams of handshakes are lost",
@@ -318,7 +336,7 @@ class Instance:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         if self._send_failures:
-            self._on_log(WARNING, f"{self._send_failures} frames of our own could not be sent")
+            self._log(WARNING, f"{self._send_failures} frames of our own could not be sent")
             self._send_failures = 0
 
     async def _rescan(self, after_loss: bool = False) -> None:

@@ -2,19 +2,34 @@
 """What the next daemon must know of an interface, in a file beside the pins.
 
 /run/mimicd/<namespace inode>/<ifindex>.json, mode 0600, replaced as a whole; beside it
-<ifindex>.lock, locked by the process that serves the interface.
+<ifindex>.lock, locked by the process that serves the interface. An interface that is waited for
+has no number: its files are named waiting-<name>.
+
+The file is there before anything is attached and until everything is detached, so that a process
+that dies on the way leaves a note of what its successor has to clear away.
 """
 
 import contextlib
+import enum
 import fcntl
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from mimicd.kernel.bpffs import namespace_inode
 
 RUNTIME = Path("/run/mimicd")
+
+
+class Phase(enum.StrEnum):
+    """How far an interface had come."""
+
+    ATTACHING = "attaching"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    WAITING = "waiting"
+    """There is no interface of this name, or it cannot be attached to now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +38,7 @@ class SavedInterface:
 
     name: str
     ifindex: int
+    """0 for one that is waited for."""
     link_type: str
     xdp_mode: str
     made_clsact: bool
@@ -31,6 +47,17 @@ class SavedInterface:
     """Configuration texts, with which it was run."""
     rules: dict[str, str] = field(default_factory=dict)
     """Rule number -> filter text with its settings, names resolved."""
+    phase: Phase = Phase.RUNNING
+
+    @property
+    def key(self) -> str:
+        """What its files are called."""
+        return str(self.ifindex) if self.ifindex else waiting_key(self.name)
+
+
+def waiting_key(name: str) -> str:
+    """What the files of an interface are called that is waited for."""
+    return f"waiting-{name}"
 
 
 def state_folder() -> Path:
@@ -54,10 +81,10 @@ class Claim:
             self.path.parent.rmdir()
 
 
-def claim(folder: Path, ifindex: int) -> Claim | None:
-    """None where another process serves the interface. Raises OSError."""
+def claim(folder: Path, key: str) -> Claim | None:
+    """None where another process serves what is called `key`. Raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"{ifindex}.lock"
+    path = folder / f"{key}.lock"
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -73,11 +100,16 @@ def claim(folder: Path, ifindex: int) -> Claim | None:
 def save(folder: Path, saved: SavedInterface) -> None:
     """Raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"{saved.ifindex}.json"
+    path = folder / f"{saved.key}.json"
     partial = path.with_suffix(".new")
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(asdict(saved), file)
     partial.replace(path)
+
+
+def is_saved(folder: Path, key: str) -> bool:
+    """Whether the file is there."""
+    return (folder / f"{key}.json").exists()
 
 
 def load(folder: Path) -> list[SavedInterface]:
@@ -85,14 +117,20 @@ def load(folder: Path) -> list[SavedInterface]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            found.append(SavedInterface(**json.loads(path.read_text())))
+            values = json.loads(path.read_text())
+            # what a newer version says beyond that is not for us
+            known = {
+                one.name: values[one.name] for one in fields(SavedInterface) if one.name in values
+            }
+            saved = SavedInterface(**known)
+            found.append(replace(saved, phase=Phase(saved.phase)))
         except (OSError, ValueError, TypeError):
             continue
     return found
 
 
-def remove(folder: Path, ifindex: int) -> None:
+def remove(folder: Path, key: str) -> None:
     """Remove one file, and the folder with the last."""
-    (folder / f"{ifindex}.json").unlink(missing_ok=True)
+    (folder / f"{key}.json").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()

@@ -3,14 +3,16 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from mimicd import __version__, logs, state
 from mimicd.core.connection import Connection, InterfaceView
 from mimicd.core.errors import (
     AlreadyRunningError,
+    AttachError,
     InterfaceDownError,
     InvalidConfigError,
     MimicError,
@@ -28,10 +30,15 @@ from mimicd.kernel.changes import Changes
 from mimicd.kernel.dataplane import DataPlane, remove_leftovers
 from mimicd.kernel.hop import remove_leftover
 from mimicd.kernel.netlink import EGRESS_PARENT, INGRESS_PARENT, Link, Netlink
-from mimicd.logs import INFO, WARNING
+from mimicd.logs import ERROR, INFO, WARNING
 from mimicd.resolver import resolve
+from mimicd.state import Phase, SavedInterface
+from mimicd.waiting import Waiting
 
 log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 2.0
+"""How often that is looked at of which the kernel tells nobody."""
 
 
 class Supervisor:
@@ -44,11 +51,14 @@ class Supervisor:
         self._net = Netlink()
         self._root: Path | None = None
         self._instances: dict[str, Instance] = {}
-        self._options: dict[str, dict[str, str | list[str]]] = {}
-        self._claims: dict[int, state.Claim] = {}
+        self._waiting: dict[str, Waiting] = {}
+        self._claims: dict[str, state.Claim] = {}
         self._busy: dict[str, asyncio.Lock] = {}
         self._listeners: list[Listener] = []
         self._changes: Changes | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        self._to_follow: set[Instance] = set()
+        self._to_come_back: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, only: str = "") -> None:
@@ -59,13 +69,14 @@ class Supervisor:
         await self._net.open()
         self._root = bpffs.pin_root(self._folder)
         self._changes = Changes(self._on_change)
+        self._looking = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
         for saved in state.load(self._folder):
             if only in ("", saved.name):
-                await self._adopt(saved)
+                await self._take_over(saved)
 
     async def stop_all(self) -> None:
         """Stop every interface, also when one of them fails."""
-        for name in list(self._instances):
+        for name in [*self._instances, *self._waiting]:
             try:
                 await self.stop(name)
             except MimicError as error:
@@ -76,13 +87,17 @@ class Supervisor:
         """Leave everything attached for the next daemon."""
         for instance in self._instances.values():
             instance.leave()
-            self._release(instance.link.ifindex)
+        for key in list(self._claims):
+            self._release(key)
         self._instances.clear()
+        self._waiting.clear()
         await self._close()
 
     async def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._changes is not None:
             self._changes.close()
         await self._net.close()
@@ -99,59 +114,33 @@ class Supervisor:
                     f"{interface} is running already",
                     f"`mimicctl reload` changes its filters, `mimicctl stop {interface}` ends it",
                 )
-            config = build_config(options)
-            if not config.filters:
-                raise InvalidConfigError(
-                    f"no filter is given for {interface}, so no traffic would be disguised",
-                    "give one, such as -f remote=203.0.113.5:51820",
-                )
-            link = await self._net.link(interface)
-            _check_link(link, config)
-            book = RuleBook({}).renumbered(await resolve(config.filters))
-            self._claim(interface, link.ifindex)
-            try:
-                # Another process that left may have taken the empty folders with it.
-                self._root = bpffs.pin_root(self._folder)
-                if self._root is not None and link.ifindex in bpffs.pinned_interfaces(self._root):
-                    link = await self._clear_leftovers(link)
-                instance = await Instance.start(
-                    self._net,
-                    link,
-                    config,
-                    book,
-                    self._root,
-                    partial(self._log, interface, verbosity=config.verbosity),
-                    self._tell_connection,
-                )
-            except BaseException:
-                self._release(link.ifindex)
-                raise
-            self._add(instance, options)
+            await self._attach(interface, build_config(options), time.time())
 
     async def stop(self, interface: str) -> None:
         """Detach from an interface; returns when everything is as before `run`."""
         async with self._lock(interface):
-            instance = self._running(interface)
-            await self._remove(interface, instance.stop)
+            waiting = self._waiting.get(interface)
+            if waiting is not None:
+                self._wait_no_more(interface)
+                self._removed(interface, waiting.config)
+            else:
+                await self._stop(self._running(interface))
 
     async def reload(self, interface: str, options: Options) -> None:
         """Apply the difference between the running configuration and `options`."""
         async with self._lock(interface):
-            instance = self._running(interface)
             config = build_config(options)
-            if not config.filters:
-                raise InvalidConfigError(
-                    f"no filter is given for {interface}; nothing was changed",
-                    f"`mimicctl stop {interface}` ends it",
-                )
+            waiting = self._waiting.get(interface)
+            if waiting is not None:
+                self._wait_for(interface, config, waiting.started_at)
+                self._tell_added(self._waiting[interface].view())
+                return
+            instance = self._running(interface)
             book = instance.book.renumbered(await resolve(config.filters))
             await instance.reload(config, book)
-            self._options[interface] = _plain(options)
             self._save(instance)
-            view = instance.view()
-            self._log(interface, INFO, f"reloaded: {len(book.filters)} filters")
-            for listener in list(self._listeners):
-                listener.interface_added(view)
+            self._log(instance.name, INFO, f"reloaded: {len(book.filters)} filters")
+            self._tell_added(instance.view())
 
     async def set_log_level(self, interface: str, level: str) -> None:
         """Of one running interface, of the daemon and all of them for ""."""
@@ -170,19 +159,23 @@ class Supervisor:
         number = parse_verbosity(level, instance.config.verbosity)
         instance.set_verbosity(number)
         self._save(instance)
-        for listener in list(self._listeners):
-            listener.interface_added(instance.view())
+        self._tell_added(instance.view())
 
     async def connections(self, interface: str) -> AsyncIterator[Sequence[Connection]]:
         """The connections of one running interface, of all of them for "", in portions."""
+        if interface in self._waiting:
+            return
         instances = [self._running(interface)] if interface else list(self._instances.values())
         for instance in instances:
             async for portion in instance.connections():
                 yield portion
 
     def interfaces(self) -> list[InterfaceView]:
-        """The running interfaces, with counters as of now."""
-        return [instance.view() for instance in self._instances.values()]
+        """The running interfaces, with counters as of now, and those that are waited for."""
+        return [
+            *(instance.view() for instance in self._instances.values()),
+            *(waiting.view() for waiting in self._waiting.values()),
+        ]
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` from now on; returns what ends that."""
@@ -194,10 +187,14 @@ class Supervisor:
     def _lock(self, interface: str) -> asyncio.Lock:
         return self._busy.setdefault(interface, asyncio.Lock())
 
-    def _claim(self, interface: str, ifindex: int) -> None:
+    def _name_of(self, instance: Instance) -> str:
+        """As which it is served, "" if it no longer is; its link may have another name by now."""
+        return next((name for name, one in self._instances.items() if one is instance), "")
+
+    def _claim(self, interface: str, key: str) -> None:
         """Raises AlreadyRunningError where another process serves the interface."""
         try:
-            claim = state.claim(self._folder, ifindex)
+            claim = state.claim(self._folder, key)
         except OSError as error:
             self._log(interface, WARNING, f"cannot lock its state: {error}")
             return
@@ -206,10 +203,10 @@ class Supervisor:
                 f"{interface} is running already, served by another mimicd",
                 f"`mimicctl stop {interface}` ends it, or Ctrl-C where it runs in the foreground",
             )
-        self._claims[ifindex] = claim
+        self._claims[key] = claim
 
-    def _release(self, ifindex: int) -> None:
-        claim = self._claims.pop(ifindex, None)
+    def _release(self, key: str) -> None:
+        claim = self._claims.pop(key, None)
         if claim is not None:
             claim.release()
 
@@ -222,11 +219,47 @@ class Supervisor:
             )
         return instance
 
-    def _add(self, instance: Instance, options: Options) -> None:
+    async def _attach(self, name: str, config: InterfaceConfig, started_at: float) -> None:
+        """Raises MimicError, and then nothing is left attached."""
+        link = await self._net.link(name)
+        _check_link(link, config)
+        book = RuleBook({}).renumbered(await resolve(config.filters))
+        key = str(link.ifindex)
+        self._claim(name, key)
+        try:
+            # Another process that left may have taken the empty folders with it.
+            self._root = bpffs.pin_root(self._folder)
+            if self._root is not None and link.ifindex in bpffs.pinned_interfaces(self._root):
+                await self._clear_leftovers(link.ifindex)
+                link = await self._net.link_by_index(link.ifindex)
+            makes_clsact = not await self._net.has_clsact(link.ifindex)
+            self._write(
+                SavedInterface(
+                    name=name,
+                    ifindex=link.ifindex,
+                    link_type=config.link_type,
+                    xdp_mode=config.xdp_mode,
+                    made_clsact=makes_clsact,
+                    started_at=started_at,
+                    options=config_texts(config),
+                    phase=Phase.ATTACHING,
+                )
+            )
+            instance = await Instance.start(
+                self._net, link, config, book, self._root, self._log, self._tell_connection
+            )
+        except BaseException:
+            state.remove(self._folder, key)
+            self._release(key)
+            raise
+        instance.started_at = started_at
+        self._add(instance)
+
+    def _add(self, instance: Instance) -> None:
         name = instance.name
         self._instances[name] = instance
-        self._options[name] = _plain(options)
         self._save(instance)
+        self._wait_no_more(name)
         view = instance.view()
         self._log(
             name,
@@ -242,49 +275,79 @@ class Supervisor:
                 WARNING,
                 "no bpffs can be used: the disguise ends when this daemon does",
             )
-        for listener in list(self._listeners):
-            listener.interface_added(view)
+        self._tell_added(view)
+        # What changed while it was attached was told to nobody.
+        self._on_change()
 
-    async def _remove(self, name: str, how: Callable[[], Awaitable[None]]) -> None:
-        instance = self._instances.pop(name)
-        self._options.pop(name, None)
+    async def _stop(self, instance: Instance) -> None:
+        name, key = self._name_of(instance), str(instance.link.ifindex)
+        del self._instances[name]
+        self._save(instance, Phase.STOPPING)
         try:
-            await how()
+            await instance.stop()
         finally:
-            state.remove(self._folder, instance.link.ifindex)
-            self._release(instance.link.ifindex)
-            self._log(name, INFO, "stopped", verbosity=instance.config.verbosity)
-            for listener in list(self._listeners):
-                listener.interface_removed(name)
+            state.remove(self._folder, key)
+            self._release(key)
+            self._removed(name, instance.config)
 
-    def _save(self, instance: Instance) -> None:
+    def _removed(self, name: str, config: InterfaceConfig) -> None:
+        self._log(name, INFO, "stopped", verbosity=config.verbosity)
+        for listener in list(self._listeners):
+            listener.interface_removed(name)
+
+    def _save(self, instance: Instance, phase: Phase = Phase.RUNNING) -> None:
         plane, config = instance.plane, instance.config
-        saved = state.SavedInterface(
-            name=instance.name,
-            ifindex=instance.link.ifindex,
-            link_type=plane.link_type,
-            xdp_mode=plane.xdp_mode,
-            made_clsact=plane.made_clsact,
-            started_at=instance.started_at,
-            options=config_texts(config),
-            rules={
-                str(number): format_filter(filter_, config.flow)
-                for number, filter_ in instance.book.filters.items()
-            },
+        self._write(
+            SavedInterface(
+                name=instance.name,
+                ifindex=instance.link.ifindex,
+                link_type=plane.link_type,
+                xdp_mode=plane.xdp_mode,
+                made_clsact=plane.made_clsact,
+                started_at=instance.started_at,
+                options=config_texts(config),
+                rules={
+                    str(number): format_filter(filter_, config.flow)
+                    for number, filter_ in instance.book.filters.items()
+                },
+                phase=phase,
+            )
         )
+
+    def _write(self, saved: SavedInterface) -> None:
         try:
             state.save(self._folder, saved)
         except OSError as error:
-            self._log(instance.name, WARNING, f"cannot save its state: {error}")
+            self._log(saved.name, WARNING, f"cannot save its state: {error}")
 
-    async def _adopt(self, saved: state.SavedInterface) -> None:
-        if self._root is None:
-            return
+    # --- what an earlier process left ---
+
+    async def _take_over(self, saved: SavedInterface) -> None:
+        """Go on with it, or clear it away and begin again."""
         try:
-            self._claim(saved.name, saved.ifindex)
+            self._claim(saved.name, saved.key)
         except AlreadyRunningError:
             return
+        if saved.phase is Phase.RUNNING and await self._adopt(saved):
+            return
+        if saved.ifindex:
+            await self._clear_away(saved)
+        if saved.phase in (Phase.RUNNING, Phase.WAITING):
+            self._wait_for(saved.name, build_config(saved.options), saved.started_at)
+            await self._come_back(saved.name)
+        else:
+            log.warning(
+                "%s: the last mimicd died while it was %s; what it left is cleared away",
+                saved.name,
+                saved.phase.value,
+            )
+
+    async def _adopt(self, saved: SavedInterface) -> bool:
+        """Whether it could be adopted."""
+        plane: DataPlane | None = None
         try:
+            if self._root is None:
+                raise AttachError("without a bpffs nothing of it is left to this process")
             link = await self._net.link_by_index(saved.ifindex)
             config = build_config(saved.options)
             filters = {
@@ -293,67 +356,190 @@ class Supervisor:
             plane = DataPlane.adopt(
                 self._net, link, saved.link_type, saved.xdp_mode, saved.made_clsact, self._root
             )
+            book = RuleBook(filters)
             instance = await Instance.adopt(
-                self._net,
-                link,
-                plane,
-                config,
-                RuleBook(filters),
-                partial(self._log, link.name),
-                self._tell_connection,
+                self._net, link, plane, config, book, self._log, self._tell_connection
             )
+        except NoSuchInterfaceError:
+            log.warning("%s: the interface has gone while no mimicd ran", saved.name)
+            return False
         except (MimicError, OSError, ValueError) as error:
-            log.warning("%s: cannot take over what is attached: %s", saved.name, error)
-            await self._forget(saved)
-            self._release(saved.ifindex)
-            return
+            log.warning(
+                "%s: cannot take over what is attached, so it is replaced and its connections"
+                " begin anew: %s",
+                saved.name,
+                error,
+            )
+            if plane is not None:
+                plane.leave()
+            return False
         instance.started_at = saved.started_at
-        self._add(instance, saved.options)
+        self._add(instance)
+        if link.name != saved.name:
+            self._log(link.name, WARNING, f"it was called {saved.name} before")
+        await self._repair(instance)
+        return True
 
-    async def _forget(self, saved: state.SavedInterface) -> None:
-        """What cannot be adopted is detached, so that it can be run again."""
-        state.remove(self._folder, saved.ifindex)
+    async def _clear_away(self, saved: SavedInterface) -> None:
+        """What cannot be adopted is detached."""
         try:
             link = await self._net.link_by_index(saved.ifindex)
         except NoSuchInterfaceError:
-            if self._root is not None:
-                bpffs.remove_pins(self._root, saved.ifindex)
-            return
-        await self._clear_leftovers(link)
-        if saved.made_clsact:
-            await self._net.remove_clsact(link.ifindex)
+            await self._clear_leftovers(saved.ifindex)
+        else:
+            await self._clear_leftovers(link.ifindex)
+            if saved.made_clsact:
+                await self._net.remove_clsact(link.ifindex)
+        state.remove(self._folder, saved.key)
+        self._release(saved.key)
 
-    async def _clear_leftovers(self, link: Link) -> Link:
-        """Detach what a predecessor left and nobody can take over; the link as it is then."""
-        assert self._root is not None
+    async def _clear_leftovers(self, ifindex: int) -> None:
+        """Detach what a predecessor left and nobody can take over."""
         for parent in (EGRESS_PARENT, INGRESS_PARENT):
-            await self._net.remove_filter(link.ifindex, parent)
-        await remove_leftover(self._net, link.name, link.ifindex)
-        remove_leftovers(self._root, link.ifindex)
-        return await self._net.link_by_index(link.ifindex)
+            await self._net.remove_filter(ifindex, parent)
+        await remove_leftover(self._net, ifindex)
+        if self._root is not None:
+            remove_leftovers(self._root, ifindex)
+
+    # --- what changes underneath ---
+
+    def _wait_for(self, name: str, config: InterfaceConfig, started_at: float) -> None:
+        """Run `name` again once there is such an interface."""
+        self._waiting[name] = waiting = Waiting(name, config, started_at)
+        key = state.waiting_key(name)
+        try:
+            if key not in self._claims:
+                self._claim(name, key)
+            state.save(self._folder, waiting.saved())
+        except (AlreadyRunningError, OSError) as error:
+            self._log(name, WARNING, f"cannot save that it is waited for: {error}")
+
+    def _wait_no_more(self, name: str) -> bool:
+        """Whether it was waited for."""
+        if self._waiting.pop(name, None) is None:
+            return False
+        key = state.waiting_key(name)
+        state.remove(self._folder, key)
+        self._release(key)
+        return True
+
+    async def _come_back(self, name: str) -> None:
+        """Run an interface again that was waited for, if it is there and up."""
+        async with self._lock(name):
+            self._to_come_back.discard(name)
+            waiting = self._waiting.get(name)
+            if waiting is None:
+                return
+            try:
+                await self._attach(name, waiting.config, waiting.started_at)
+            except (NoSuchInterfaceError, InterfaceDownError):
+                return
+            except (MimicError, OSError) as error:
+                if str(error) != waiting.trouble:
+                    waiting.trouble = str(error)
+                    self._log(name, ERROR, f"cannot be run again: {error}")
+
+    def _look(self) -> None:
+        """Notice what the kernel does not tell."""
+        self._looking = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
+        for instance in self._instances.values():
+            saved = state.is_saved(self._folder, str(instance.link.ifindex))
+            if not saved or not instance.plane.is_intact():
+                self._on_change()
+                return
 
     def _on_change(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._refresh())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """Links, addresses or filters changed: look at all that we serve."""
+        for instance in self._instances.values():
+            if instance not in self._to_follow:
+                self._to_follow.add(instance)
+                self._keep(self._follow(instance))
+        for name in self._waiting.keys() - self._to_come_back:
+            self._to_come_back.add(name)
+            self._keep(self._come_back(name))
 
-    async def _refresh(self) -> None:
-        """Links or addresses changed: look at those that we serve."""
-        for name in list(self._instances):
-            async with self._lock(name):
-                instance = self._instances.get(name)
-                if instance is None:
-                    continue
-                try:
-                    link = await self._net.link_by_index(instance.link.ifindex)
-                except NoSuchInterfaceError:
-                    self._log(name, WARNING, "the interface is gone")
-                    await self._remove(name, instance.stop)
-                    continue
-                instance.refresh_link(link)
-                await instance.refresh_addresses()
-                for program in await instance.plane.repair(link):
-                    self._log(name, WARNING, f"somebody removed {program}; it is back")
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a change of the network could not be followed", exc_info=error)
+
+    async def _follow(self, instance: Instance) -> None:
+        async with self._lock(self._name_of(instance)):
+            # What comes from here on is one more change.
+            self._to_follow.discard(instance)
+            if not self._name_of(instance):
+                return
+            before = instance.link
+            try:
+                link = await self._net.link_by_index(before.ifindex)
+            except NoSuchInterfaceError:
+                await self._lose(instance)
+                return
+            instance.refresh_link(link)
+            if link.name != self._name_of(instance):
+                self._rename(instance, self._name_of(instance))
+            elif link.name != before.name:
+                self._save(instance)
+                self._tell_added(instance.view())
+            if link.is_up != before.is_up:
+                self._log(
+                    link.name, INFO, f"the interface is {'up again' if link.is_up else 'down'}"
+                )
+            if link.mtu_bytes != before.mtu_bytes:
+                self._tell_added(instance.view())
+            await instance.refresh_addresses()
+            await self._repair(instance)
+
+    async def _repair(self, instance: Instance) -> None:
+        """Put back what somebody removed."""
+        try:
+            repaired = await instance.plane.repair(instance.link)
+        except (MimicError, OSError) as error:
+            if str(error) != instance.trouble:
+                self._log(instance.name, ERROR, f"what was removed cannot be put back: {error}")
+            instance.trouble = str(error)
+            return
+        instance.trouble = ""
+        for what in repaired:
+            self._log(instance.name, WARNING, f"somebody removed {what}; it is back")
+        if repaired or not state.is_saved(self._folder, str(instance.link.ifindex)):
+            self._save(instance)
+
+    async def _lose(self, instance: Instance) -> None:
+        """The interface is gone, or in another network namespace."""
+        name, key = self._name_of(instance), str(instance.link.ifindex)
+        self._log(name, WARNING, "the interface is gone; it is run again once there is one")
+        del self._instances[name]
+        self._wait_for(name, instance.config, instance.started_at)
+        try:
+            await instance.stop()
+        finally:
+            state.remove(self._folder, key)
+            self._release(key)
+            self._tell_added(self._waiting[name].view())
+
+    def _rename(self, instance: Instance, before: str) -> None:
+        """The interface has another name; whoever waits for its lock goes on waiting for it."""
+        name = instance.name
+        if self._wait_no_more(name):
+            self._log(name, WARNING, f"{before} has its name now, it is no longer waited for")
+        # Of two that swap their names the other one is looked at next.
+        other = self._instances.pop(name, None)
+        self._instances[name] = self._instances.pop(before)
+        if other is not None:
+            self._instances[before] = other
+        locks = self._lock(before), self._lock(name)
+        self._busy[name], self._busy[before] = locks
+        self._save(instance)
+        self._log(name, INFO, f"the interface was called {before} before")
+        view = instance.view()
+        for listener in list(self._listeners):
+            listener.interface_renamed(before, view)
 
     def _log(
         self,
@@ -378,13 +564,13 @@ class Supervisor:
         for listener in list(self._listeners):
             listener.log(interface, level, text)
 
+    def _tell_added(self, view: InterfaceView) -> None:
+        for listener in list(self._listeners):
+            listener.interface_added(view)
+
     def _tell_connection(self, connection: Connection) -> None:
         for listener in list(self._listeners):
             listener.connection_changed(connection)
-
-
-def _plain(options: Options) -> dict[str, str | list[str]]:
-    return {key: value if isinstance(value, str) else list(value) for key, value in options.items()}
 
 
 def _check_link(link: Link, config: InterfaceConfig) -> None:

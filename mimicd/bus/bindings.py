@@ -127,6 +127,19 @@ class Bindings:
         if timer is not None:
             timer.cancel()
 
+    def rename(self, before: str, name: str) -> None:
+        """The interface `before` is called `name` now; two may have swapped their names."""
+        names_now = {before: name, name: before}
+        self._holders = {names_now.get(one, one): held for one, held in self._holders.items()}
+        waiting = {names_now.get(one, one): timer for one, timer in self._waiting.items()}
+        for one in waiting.keys() & names_now:
+            timer = waiting[one]
+            if timer is not None:
+                timer.cancel()
+                loop = asyncio.get_running_loop()
+                waiting[one] = loop.call_at(timer.when(), self._give_up, one)
+        self._waiting = waiting
+
     def caller_left(self, name: str) -> None:
         """A unique name has left the bus."""
         caller = self._callers.pop(name, None)

@@ -94,6 +94,7 @@ MANAGER = Interface(
     signals=(
         Signal("InterfaceAdded", (_NAME, ("object", "o"))),
         Signal("InterfaceRemoved", (_NAME, ("object", "o"))),
+        Signal("InterfaceRenamed", (("before", "s"), _NAME, ("object", "o"))),
         Signal("ConnectionChanged", (_NAME, ("connection", "a{sv}"))),
         Signal("Log", (_NAME, ("level", "u"), ("text", "s"))),
     ),

@@ -84,6 +84,9 @@ _SYSTEM_BUS_PATHS = ("/run/dbus/system_bus_socket", "/var/run/dbus/system_bus_so
 ADDRESS_VARIABLE = "DBUS_SYSTEM_BUS_ADDRESS"
 
 
+_ELEMENT_MAX = 1024
+"""Far beyond the 15 bytes that a name may have, and little enough to be looked at at once."""
+
 _ESCAPED = re.compile(rb"_([0-9a-f]{2})")
 
 
@@ -136,7 +139,7 @@ def interface_path(name: str) -> str:
 def interface_of_path(path: str) -> str | None:
     """Name of the interface at `path`, None when the path is not one of an interface."""
     prefix, _, element = path.rpartition("/")
-    if prefix != INTERFACES_PATH or not element:
+    if prefix != INTERFACES_PATH or not element or len(element) > _ELEMENT_MAX:
         return None
     try:
         return unescape_element(element)

@@ -72,7 +72,9 @@ class BusService:
             connection, self._tree, {**self._tree.handlers, **self._handlers()}, authorizer.check
         )
         # Subscribed first, so that nothing that happens meanwhile is missed.
-        signals = Signals(connection, self._manager.interfaces(), self._bindings.release)
+        signals = Signals(
+            connection, self._manager.interfaces(), self._bindings.release, self._bindings.rename
+        )
         self._unsubscribe = self._manager.subscribe(signals)
         self._bindings.attach(connection)
         connection.listen(self._dispatcher.on_call, self._on_signal)

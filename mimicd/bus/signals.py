@@ -33,7 +33,7 @@ class Signals:
     """A core.manager.Listener that sends what it hears.
 
     `known` are the interfaces that run already; `on_removed` is called with the name of each
-    that no longer does.
+    that no longer does, `on_renamed` with the old and the new name.
     """
 
     def __init__(
@@ -41,10 +41,12 @@ class Signals:
         connection: Connection,
         known: Iterable[InterfaceView],
         on_removed: Callable[[str], None],
+        on_renamed: Callable[[str, str], None],
     ) -> None:
         self._connection = connection
         self._known = {view.name: view_properties(view) for view in known}
         self._on_removed = on_removed
+        self._on_renamed = on_renamed
         self.dropped = 0
 
     def interface_added(self, view: InterfaceView) -> None:
@@ -66,6 +68,17 @@ class Signals:
 
     def interface_removed(self, name: str) -> None:
         self._on_removed(name)
+        self._object_removed(name)
+
+    def interface_renamed(self, before: str, view: InterfaceView) -> None:
+        self._on_renamed(before, view.name)
+        path = names.interface_path(view.name)
+        body = [clean_text(before), clean_text(view.name), path]
+        self._emit(names.ROOT_PATH, MANAGER, "InterfaceRenamed", body)
+        self._object_removed(before)
+        self.interface_added(view)
+
+    def _object_removed(self, name: str) -> None:
         if self._known.pop(name, None) is None:
             return
         path = names.interface_path(name)

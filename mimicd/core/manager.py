@@ -25,6 +25,9 @@ class Listener(Protocol):
     def interface_removed(self, name: str) -> None:
         """An interface no longer runs, whoever stopped it."""
 
+    def interface_renamed(self, before: str, view: InterfaceView) -> None:
+        """An interface has another name, and runs on."""
+
     def connection_changed(self, connection: Connection) -> None:
         """A connection changed its state."""
 

@@ -323,6 +323,16 @@ def detach_link(link_fd: int) -> None:
     _bpf(_Command.LINK_DETACH, struct.pack("=I", link_fd))
 
 
+def link_ifindex(link_fd: int) -> int:
+    """The interface that an XDP link holds a program at, 0 once it was detached."""
+    info = ctypes.create_string_buffer(_INFO_BYTES)
+    attr = struct.pack("=IIQ", link_fd, _INFO_BYTES, ctypes.addressof(info))
+    _bpf(_Command.OBJ_GET_INFO_BY_FD, attr)
+    # bpf_link_info: type id prog_id, padding, xdp.ifindex
+    ifindex: int = struct.unpack_from("=I", info, 16)[0]
+    return ifindex
+
+
 def program_name(program_id: int) -> str:
     """The name of any program, "" where the kernel does not tell (CAP_SYS_ADMIN)."""
     info = ctypes.create_string_buffer(_INFO_BYTES)

@@ -82,6 +82,14 @@ def pin_folder(root: Path, ifindex: int) -> Path:
     return root / str(ifindex) / f"v{VERSION}"
 
 
+def pinned_versions(root: Path, ifindex: int) -> list[str]:
+    """The layouts of which an interface has pins, such as "v1"."""
+    try:
+        return sorted(entry.name for entry in (root / str(ifindex)).iterdir())
+    except OSError:
+        return []
+
+
 def remove_pins(root: Path, ifindex: int) -> None:
     """Of any version."""
     shutil.rmtree(root / str(ifindex), ignore_errors=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tells that links or addresses changed. What changed is then listed anew.
+"""Tells that links, addresses or TC filters changed. What changed is then listed anew.
 
 A netlink socket that overflows (ENOBUFS) has lost events, and what helps is to list again; so
 every message is treated as that, and none has to be understood.
@@ -9,7 +9,8 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-_RTMGRP = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+# RTMGRP_LINK, RTMGRP_TC, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+_RTMGRP = 0x1 | 0x8 | 0x10 | 0x100
 _READ_BYTES = 65536
 
 SETTLE_S = 0.05

@@ -116,10 +116,9 @@ class DataPlane:
             except XdpBusyError:
                 # It came since the link was looked at: look again, to name it.
                 raise _xdp_busy(await net.link_by_index(ifindex)) from None
-            stack.callback(_detach_xdp, self._fds[_XDP_PIN])
+            stack.callback(self._detach_xdp)
+        stack.push_async_callback(self._remove_clsact)
         self.made_clsact = await net.add_clsact(ifindex)
-        if self.made_clsact:
-            stack.push_async_callback(net.remove_clsact, ifindex)
         for parent, program in self._filters():
             stack.push_async_callback(net.remove_filter, ifindex, parent)
             await net.add_filter(ifindex, parent, self._fds[program], program)
@@ -138,13 +137,22 @@ class DataPlane:
         made_clsact: bool,
         root: Path,
     ) -> "DataPlane":
-        """Take over what an earlier process pinned. Raises OSError where it is not complete."""
+        """Take over what an earlier process pinned.
+
+        Raises OSError where it is not complete, AttachError where its maps have another layout.
+        """
         folder = bpffs.pin_folder(root, link.ifindex)
+        found = bpffs.pinned_versions(root, link.ifindex)
+        if found and folder.name not in found:
+            raise AttachError(
+                f"its maps have layout {', '.join(found)}, this mimicd knows {folder.name}"
+            )
         fds: dict[str, int] = {}
         try:
             for name in (*compiler.MAPS, *_pinned_programs(xdp_mode)):
                 fds[name] = bpf.open_pin(folder / name)
-        except OSError:
+            _check_layout(fds)
+        except (OSError, AttachError):
             _close_all(fds)
             raise
         plane = cls._of(link.ifindex, link_type, xdp_mode, fds, net, root)
@@ -154,9 +162,8 @@ class DataPlane:
         stack.callback(_close_all, fds)
         stack.callback(bpffs.remove_pins, root, link.ifindex)
         if _XDP_PIN in fds:
-            stack.callback(_detach_xdp, fds[_XDP_PIN])
-        if made_clsact:
-            stack.push_async_callback(net.remove_clsact, link.ifindex)
+            stack.callback(plane._detach_xdp)
+        stack.push_async_callback(plane._remove_clsact)
         for parent, _ in plane._filters():
             stack.push_async_callback(net.remove_filter, link.ifindex, parent)
         plane.hop_ifindex = decode_config(plane.config.lookup(bytes(4)) or b"").hop_ifindex
@@ -174,6 +181,7 @@ class DataPlane:
         root: Path | None,
     ) -> "DataPlane":
         sizes = dict(_KEY_AND_VALUE_BYTES)
+        # a look-up in a per-CPU map gives the values of all of them
         sizes["counters"] = (4, 8 * _possible_cpus())
         maps = {name: Map(fds[name], *sizes[name]) for name in sizes}
         return cls(
@@ -226,17 +234,64 @@ class DataPlane:
         self.config.update(bytes(4), raw[:4] + near.to_bytes(4, sys.byteorder) + raw[8:])
 
     async def repair(self, link: Link) -> list[str]:
-        """Put back what somebody removed; what was put back, in words."""
+        """Put back what somebody removed; what was put back, in words.
+
+        Raises AttachError where something cannot be put back.
+        """
         repaired = []
         if self.hop_ifindex and not await self._netlink.exists(self.hop_ifindex):
             await self._make_hop(link)
             repaired.append("the hop")
         for parent, program in self._filters():
-            if not await self._netlink.has_filter(self.ifindex, parent):
+            if not await self._netlink.has_filter(self.ifindex, parent, program):
                 self.made_clsact |= await self._netlink.add_clsact(self.ifindex)
                 await self._netlink.add_filter(self.ifindex, parent, self._fds[program], program)
-                repaired.append(program)
+                repaired.append(f"the TC filter {program}")
+        if not self._xdp_is_there():
+            before = self._fds.pop(_XDP_PIN)
+            try:
+                _attach_xdp(self._fds, link, self.xdp_mode)
+            except XdpBusyError:
+                raise _xdp_busy(await self._netlink.link_by_index(self.ifindex)) from None
+            finally:
+                if _XDP_PIN in self._fds:
+                    os.close(before)
+                else:
+                    self._fds[_XDP_PIN] = before
+            repaired.append("the XDP program")
+            self._pin_again()  # the old link is what was pinned
+        elif not self._pins_are_there():
+            self._pin_again()
+            repaired.append("what was pinned")
         return repaired
+
+    def is_intact(self) -> bool:
+        """Whether that is in place of which the kernel tells nobody when it is removed."""
+        return self._xdp_is_there() and self._pins_are_there()
+
+    def _xdp_is_there(self) -> bool:
+        return _XDP_PIN not in self._fds or bpf.link_ifindex(self._fds[_XDP_PIN]) == self.ifindex
+
+    def _pins_are_there(self) -> bool:
+        if self._root is None or not self.pinned:
+            return True
+        folder = bpffs.pin_folder(self._root, self.ifindex)
+        try:
+            return self._fds.keys() <= set(os.listdir(folder))
+        except OSError:
+            return False
+
+    def _pin_again(self) -> None:
+        if self._root is not None and self.pinned:
+            bpffs.remove_pins(self._root, self.ifindex)
+            self.pinned = _pin_all(self._fds, bpffs.pin_folder(self._root, self.ifindex))
+
+    def _detach_xdp(self) -> None:
+        _detach_xdp(self._fds[_XDP_PIN])
+
+    async def _remove_clsact(self) -> None:
+        if self.made_clsact:
+            await self._netlink.remove_clsact(self.ifindex)
 
     async def detach(self) -> None:
         """Take everything away again, in the reverse order."""
@@ -260,6 +315,17 @@ class DataPlane:
 async def _compile(link_type: str, xdp_mode: str) -> dict[str, int]:
     receive_on = "tc" if xdp_mode == "none" else "xdp"
     return await asyncio.to_thread(compiler.compile_programs, _LINK_BYTES[link_type], receive_on)
+
+
+def _check_layout(fds: dict[str, int]) -> None:
+    """The kernel writes values as large as its map has them, whatever room there is for them."""
+    for name, (key_bytes, value_bytes) in _KEY_AND_VALUE_BYTES.items():
+        _, spec = bpf.map_spec(fds[name], locked=False)
+        if (spec.key_bytes, spec.value_bytes) != (key_bytes, value_bytes):
+            raise AttachError(
+                f"its map {name} has entries of {spec.key_bytes} and {spec.value_bytes} bytes, not"
+                f" {key_bytes} and {value_bytes}"
+            )
 
 
 def remove_leftovers(root: Path, ifindex: int) -> None:

@@ -47,9 +47,9 @@ async def make_hop(net: Netlink, interface: str, ifindex: int) -> tuple[int, int
     return ends
 
 
-async def remove_leftover(net: Netlink, interface: str, ifindex: int) -> None:
-    """Remove the pair that a process left which is gone."""
-    await net.remove_link_with_alias(hop_names(interface)[0], _ALIAS.format(ifindex))
+async def remove_leftover(net: Netlink, ifindex: int) -> None:
+    """Remove the pair that a process left which is gone; the interface may be gone too."""
+    await net.remove_links_with_alias(_ALIAS.format(ifindex))
 
 
 def _switch_offloads_off(name: str) -> None:

@@ -190,6 +190,26 @@ class Netlink:
 
         await self._run(remove)
 
+    async def remove_links_with_alias(self, alias: str) -> None:
+        """Remove every link that bears this alias, whatever it is called by now."""
+
+        def remove() -> None:
+            for message in list(self._ipr.get_links()):
+                if message.get_attr("IFLA_IFALIAS") == alias:
+                    # the other end of a pair goes with the first
+                    with contextlib.suppress(NetlinkError):
+                        self._ipr.link("del", index=message["index"])
+
+        await self._run(remove)
+
+    async def has_clsact(self, ifindex: int) -> bool:
+        """Whether the interface has the qdisc, whoever made it."""
+
+        def look() -> bool:
+            return any(q.get_attr("TCA_KIND") == "clsact" for q in self._ipr.get_qdiscs(ifindex))
+
+        return await self._run(look)
+
     async def add_clsact(self, ifindex: int) -> bool:
         """Whether the qdisc was made now; an existing one is used."""
 
@@ -250,12 +270,14 @@ class Netlink:
 
         await self._run(add)
 
-    async def has_filter(self, ifindex: int, parent: int) -> bool:
-        """Whether our program is attached there."""
+    async def has_filter(self, ifindex: int, parent: int, name: str) -> bool:
+        """Whether ours is attached there, under the name that we gave it."""
 
         def look() -> bool:
             return any(
-                message["handle"] == TC_HANDLE and message["info"] >> 16 == TC_PRIORITY
+                message["handle"] == TC_HANDLE
+                and message["info"] >> 16 == TC_PRIORITY
+                and _name_of(message) == name
                 for message in self._ipr.get_filters(index=ifindex, parent=parent)
             )
 
@@ -290,6 +312,12 @@ def _no_such(which: dict[str, Any], error: NetlinkError | None) -> NoSuchInterfa
         f"there is no interface {name} in this network namespace",
         "`ip link` lists the interfaces",
     )
+
+
+def _name_of(message: Any) -> str | None:
+    """Of a BPF filter; None for another kind. pyroute2 does not read its program's id."""
+    options = message.get_attr("TCA_OPTIONS")
+    return options.get_attr("TCA_BPF_NAME") if hasattr(options, "get_attr") else None
 
 
 def _words(error: NetlinkError) -> str:

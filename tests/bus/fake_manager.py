@@ -123,6 +123,11 @@ class FakeManager:
         for listener in self.listeners:
             listener.interface_removed(interface)
 
+    def rename(self, before: str, name: str) -> None:
+        view = self._views[name] = dataclasses.replace(self._views.pop(before), name=name)
+        for listener in self.listeners:
+            listener.interface_renamed(before, view)
+
     def say(self, interface: str, level: int, text: str) -> None:
         for listener in self.listeners:
             listener.log(interface, level, text)
