@@ -15,8 +15,8 @@
 #define ABI_VERSION 2
 
 #define MAX_CONNECTIONS 65536
-#define MAX_RULES 16384
-#define MAX_FILTERS 262144
+#define MAX_RULES 32768
+#define MAX_FILTERS 524288
 #define MAX_HALF_OPEN 4096
 #define RING_BYTES (4 << 20)
 
@@ -34,16 +34,26 @@ struct flow_key {
 
 enum origin { ORIGIN_LOCAL = 1, ORIGIN_REMOTE = 2 };
 
-/* Longest-prefix key: origin, family and port always count, then the address. */
+/*
+ * The ports that the same filters name are a class; 0: no filter names the port. So what
+ * most packets cost that are none of ours is to read two numbers.
+ */
+struct port_classes {
+	__u16 local[65536];
+	__u16 remote[65536];
+};
+
+/* Longest-prefix key: origin, family and class always count, then the address. */
 struct filter_key {
 	__u32 prefix_bits;
 	__u8 origin;
 	__u8 family; /* 4 or 6 */
-	__be16 port; /* 0: any port */
+	__u16 port_class;
 	__be32 address[4];
 };
 #define FILTER_PREFIX_BITS 160
 
+/* The most specific filter of all that match here, shorter prefixes included. */
 struct filter_value {
 	__u32 rule;
 	__u32 rank; /* the higher, the more specific */

@@ -64,6 +64,7 @@ struct receive_buffer {
 
 BPF_ARRAY(config, struct config, 1);
 BPF_ARRAY(rules, struct rule, MAX_RULES);
+BPF_ARRAY(ports, struct port_classes, 1);
 BPF_F_TABLE("lpm_trie", struct filter_key, struct filter_value, filters, MAX_FILTERS, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", struct flow_key, struct conn, conns, MAX_CONNECTIONS, BPF_F_NO_PREALLOC);
 BPF_TABLE("lru_hash", struct flow_key, struct half_open, half_opens, MAX_HALF_OPEN);
@@ -94,22 +95,31 @@ static __always_inline u32 find_rule(const struct flow_key *flow, int v6)
 {
 	struct filter_key key = {.prefix_bits = FILTER_PREFIX_BITS, .family = v6 ? 6 : 4};
 	struct filter_value *value;
+	struct port_classes *classes;
 	u32 rule = 0, rank = 0;
+	int zero = 0;
 
-	key.origin = ORIGIN_LOCAL;
-	key.port = flow->local_port;
-	__builtin_memcpy(key.address, flow->local, 16);
-	value = filters.lookup(&key);
-	if (value) {
-		rule = value->rule;
-		rank = value->rank;
+	classes = ports.lookup(&zero);
+	if (!classes)
+		return 0;
+	key.port_class = classes->local[bpf_ntohs(flow->local_port)];
+	if (key.port_class) {
+		key.origin = ORIGIN_LOCAL;
+		__builtin_memcpy(key.address, flow->local, 16);
+		value = filters.lookup(&key);
+		if (value) {
+			rule = value->rule;
+			rank = value->rank;
+		}
 	}
-	key.origin = ORIGIN_REMOTE;
-	key.port = flow->remote_port;
-	__builtin_memcpy(key.address, flow->remote, 16);
-	value = filters.lookup(&key);
-	if (value && value->rank > rank)
-		rule = value->rule;
+	key.port_class = classes->remote[bpf_ntohs(flow->remote_port)];
+	if (key.port_class) {
+		key.origin = ORIGIN_REMOTE;
+		__builtin_memcpy(key.address, flow->remote, 16);
+		value = filters.lookup(&key);
+		if (value && value->rank > rank)
+			rule = value->rule;
+	}
 	return rule;
 }
 

@@ -16,6 +16,7 @@ from mimicd.core import abi
 from mimicd.core.abi import ConnEntry, Event, EventType, Operation, Reason
 from mimicd.core.connection import Connection, InterfaceView, State
 from mimicd.core.errors import FailedError
+from mimicd.core.filter_tables import NO_TABLES, Address, FilterTables, build_tables, decode_tables
 from mimicd.core.flows import Action, Command, Flows, Forget, Resend, stop_commands
 from mimicd.core.frames import command_frame
 from mimicd.core.model import PADDING_RANDOM, InterfaceConfig
@@ -87,7 +88,8 @@ class Instance:
         self._loop = asyncio.get_running_loop()
         self._rules = book.settings
         self._flows = Flows(self._rules)
-        self._entries_in_map: dict[bytes, bytes] = {}
+        self._tables = NO_TABLES
+        self._own: frozenset[Address] | None = None
         self._sockets: dict[str, PacketSocket] = {}
         self._ring: Ring | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -133,7 +135,7 @@ class Instance:
                 cookie_key=(secrets.randbits(64), secrets.randbits(64)),
             )
             plane.config.update(_index(0), kernel_config.encode())
-            await instance._write_rules()
+            await instance._apply(config, book)
             # Listening before anything is attached: no event is missed.
             instance._open(kernel_config)
             await plane.attach(link)
@@ -159,10 +161,9 @@ class Instance:
         try:
             raw = plane.config.lookup(_index(0))
             kernel_config = abi.decode_config(raw or b"")
-            instance._entries_in_map = {
-                key: plane.filters.lookup(key) or b"" for key in plane.filters.all_keys()
-            }
-            await instance._write_rules()
+            entries = {key: plane.filters.lookup(key) or b"" for key in plane.filters.all_keys()}
+            instance._tables = decode_tables(plane.ports.lookup(_index(0)) or b"", entries)
+            await instance._apply(config, book)
             instance._open(kernel_config)
             await instance._rescan()
         except BaseException:
@@ -222,12 +223,12 @@ class Instance:
     # --- configuration ---
 
     async def reload(self, config: InterfaceConfig, book: RuleBook) -> None:
-        """Other filters and settings; connections whose filter stays are not touched."""
+        """Other filters and settings; connections whose filter stays are not touched.
+
+        Raises InvalidConfigError, and then nothing was changed.
+        """
         old = set(self.book.filters)
-        self.config, self.book = config, book
-        self._rules.clear()
-        self._rules.update(book.settings)
-        await self._write_rules()
+        await self._apply(config, book)
         gone = old - set(book.filters)
         if gone:
             await self._drop_connections_of(gone)
@@ -237,21 +238,33 @@ class Instance:
         """How much is said, 0 (error) to 4 (trace)."""
         self.config = replace(self.config, verbosity=verbosity)
 
-    async def _write_rules(self) -> None:
-        for number, value in self.book.rule_values().items():
+    async def _apply(self, config: InterfaceConfig, book: RuleBook) -> None:
+        own = frozenset(await self._net.addresses(self.link.ifindex))
+        tables = build_tables(book.filters, own, self._tables)
+        self.config, self.book, self._own = config, book, own
+        self._rules.clear()
+        self._rules.update(book.settings)
+        for number, value in book.rule_values().items():
             self.plane.rules.update(_index(number), value)
-        await self.refresh_addresses()
+        self._write_tables(tables)
 
     async def refresh_addresses(self) -> None:
         """Wildcards follow the interface's addresses."""
-        own = await self._net.addresses(self.link.ifindex)
-        wanted = self.book.filter_entries(own)
-        for key, value in wanted.items():
-            if self._entries_in_map.get(key) != value:
+        own = frozenset(await self._net.addresses(self.link.ifindex))
+        if own != self._own:
+            self._write_tables(build_tables(self.book.filters, own, self._tables))
+            self._own = own
+
+    def _write_tables(self, tables: FilterTables) -> None:
+        """Under traffic: what is new first, then what leads to it, then what is left over."""
+        before, self._tables = self._tables, tables
+        for key, value in tables.entries.items():
+            if before.entries.get(key) != value:
                 self.plane.filters.update(key, value)
-        for key in self._entries_in_map.keys() - wanted.keys():
+        if tables.classes != before.classes:
+            self.plane.ports.update(_index(0), tables.encode_ports())
+        for key in before.entries.keys() - tables.entries.keys():
             self.plane.filters.delete(key)
-        self._entries_in_map = wanted
 
     def refresh_link(self, link: Link) -> None:
         """The interface was renamed, or has another MTU."""

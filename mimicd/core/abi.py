@@ -8,15 +8,18 @@ compares sizes, offsets and names with what the compiler made of bpf/abi.h.
 
 import enum
 import struct
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from mimicd.core.connection import Role, State
-from mimicd.core.model import PADDING_RANDOM, Filter, FlowSettings, Origin
+from mimicd.core.model import PADDING_RANDOM, FlowSettings, Origin
 
 VERSION = 2
 MAX_CONNECTIONS = 65536
-MAX_RULES = 16384
+MAX_RULES = 32768
+MAX_FILTERS = 524288
 HELD_MAX = 256
 
 CONN_DROPS = ("cooldown", "passive", "held-full", "window", "lost-held", "received")
@@ -114,33 +117,47 @@ def _end_text(raw: bytes, port: int) -> str:
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
 
 
-# struct filter_key: prefix_bits origin family port_be address[16]
-_FILTER_KEY = struct.Struct("=IBB2s16s")
+# struct filter_key: prefix_bits origin family port_class address[16]
+_FILTER_KEY = struct.Struct("=IBBH16s")
 _FILTER_VALUE = struct.Struct("=II")  # rule rank
-_FILTER_PREFIX_BITS = 160
+_FILTER_HEAD_BITS = 32
+_MAPPED_BITS = 96
 _ORIGINS = {Origin.LOCAL: 1, Origin.REMOTE: 2}
 
-# An exact address outranks a wildcard; among equals the local end wins.
-_RANK_WILDCARD = 1
-_RANK_EXACT = 256
 
-
-def encode_filter_key(filter_: Filter) -> bytes:
-    """The longest-prefix key of a filter whose address is known and not a wildcard."""
-    assert filter_.address is not None
+def encode_filter_key(
+    origin: Origin, port_class: int, address: IPv4Address | IPv6Address, prefix_bits: int
+) -> bytes:
+    """The longest-prefix key of the network that begins with `address`."""
+    bits = prefix_bits + (_MAPPED_BITS if address.version == 4 else 0)
     return _FILTER_KEY.pack(
-        _FILTER_PREFIX_BITS,
-        _ORIGINS[filter_.origin],
-        filter_.address.version,
-        filter_.port.to_bytes(2, "big"),
-        encode_address(filter_.address),
+        _FILTER_HEAD_BITS + bits,
+        _ORIGINS[origin],
+        address.version,
+        port_class,
+        encode_address(address),
     )
 
 
-def encode_filter_value(rule: int, filter_: Filter) -> bytes:
-    """`rule` is an index of the map rules, from 1. The filter is ranked as it was written."""
-    rank = _RANK_WILDCARD if filter_.is_wildcard else _RANK_EXACT
-    return _FILTER_VALUE.pack(rule, rank + (filter_.origin is Origin.LOCAL))
+def encode_filter_value(rule: int, rank: int) -> bytes:
+    """`rule` is an index of the map rules, from 1; of two ranks the higher one wins."""
+    return _FILTER_VALUE.pack(rule, rank)
+
+
+# struct port_classes: local[65536] remote[65536], by port in host order
+_PORTS = 65536
+PORT_CLASSES_BYTES = 2 * 2 * _PORTS
+
+
+def encode_port_classes(local: Sequence[int], remote: Sequence[int]) -> bytes:
+    """The one value of the map ports: 65536 classes for either origin."""
+    return array("H", local).tobytes() + array("H", remote).tobytes()
+
+
+def decode_port_classes(raw: bytes) -> tuple[Sequence[int], Sequence[int]]:
+    """The inverse of encode_port_classes()."""
+    half = len(raw) // 2
+    return array("H", raw[:half]), array("H", raw[half:])
 
 
 # struct rule: handshake interval, retry; keepalive time, interval, retry, stale; padding flags

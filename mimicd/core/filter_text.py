@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The syntax of one filter: "{local|remote}={address}:{port}[,key=value...]".
+"""The syntax of one filter: "{local|remote}={address}[/{bits}]:{port}[,key=value...]".
 
-In: a text. Out: its parts, the address checked, the settings still texts; `settings` gives
-those their meaning. An IPv6 address stands in brackets (RFC 3986 section 3.2.2 has the same
-rule for the same reason). A host name is kept for whoever resolves names.
+The port may be a range, "6000-6100", or "any". In: a text. Out: its parts, the address checked,
+the settings still texts; `settings` gives those their meaning. An IPv6 address stands in brackets
+(RFC 3986 section 3.2.2 has the same rule for the same reason). A host name is kept for whoever
+resolves names.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from mimicd.core.errors import InvalidConfigError, Problem, quote
-from mimicd.core.model import PORT_MAX, Address, Filter, Origin
+from mimicd.core.model import ANY_PORT, PORT_MAX, Address, Filter, Origin
 from mimicd.core.values import parse_decimal, suggestion
 
 EXAMPLE = "remote=203.0.113.5:51820"
@@ -86,13 +87,44 @@ def _parse_end(piece: Piece) -> Filter:
             key.offset,
         )
     origin = Origin(key.text)
-    host, port = _split_port(origin, rest[0])
-    address = _parse_address(host)
+    host, ports = _split_port(origin, rest[0])
+    whole, bits = _split_prefix(origin, host)
+    first, last = _parse_ports(ports)
+    address = _parse_address(whole)
     if address is None:
-        return Filter(origin, None, port, host=_parse_host(host))
-    found = Filter(origin, address, port)
-    check_address(found, host.offset)
+        if bits is not None:
+            raise InvalidConfigError(
+                f"{quote(host.text)} has a prefix length, which only an address can have",
+                "a host name stands for all its addresses",
+                bits.offset,
+            )
+        return Filter(origin, None, first, host=_parse_host(whole), last_port=last)
+    found = Filter(origin, address, first, last_port=last)
+    if bits is not None:
+        found = replace(found, prefix_bits=_parse_prefix(address, bits, whole.offset))
+    check_address(found, whole.offset)
     return found
+
+
+def _parse_prefix(address: Address, bits: Piece, address_offset: int) -> int:
+    """The prefix length, 96 less for a mapped address, as in a Filter."""
+    width = address.max_prefixlen
+    number = parse_decimal(bits.text, width)
+    if number is None:
+        raise InvalidConfigError(
+            f"prefix length {quote(bits.text)} is not a number from 0 to {width}",
+            "a network is written as 198.51.100.0/24 or [2001:db8::/32]",
+            bits.offset,
+        )
+    network = ip_network((address, number), strict=False)
+    if network.network_address != address:
+        raise InvalidConfigError(
+            f"{address}/{number} is no network, {address} lies inside of {network}",
+            f"write {network}, or leave out /{number} for the one address",
+            address_offset,
+        )
+    mapped = isinstance(address, IPv6Address) and address.ipv4_mapped is not None
+    return number - 96 if mapped else number
 
 
 def check_address(found: Filter, offset: int = 0) -> None:
@@ -106,34 +138,65 @@ def check_address(found: Filter, offset: int = 0) -> None:
         )
 
 
-def _split_port(origin: Origin, end: Piece) -> tuple[Piece, int]:
-    """Divide "address:port", and take the brackets off the address."""
-    host, colon, port_text = end.text.rpartition(":")
+def _split_port(origin: Origin, end: Piece) -> tuple[Piece, Piece]:
+    """Divide "address:ports"; brackets stay on the address."""
+    host, colon, ports = end.text.rpartition(":")
     opened = end.text.startswith("[")
     if not opened and ":" in host:
-        raise _brackets_missing(origin, end, host, port_text)
+        raise _brackets_missing(origin, end, host, ports)
     if not colon or (opened and end.text.endswith("]")):
         raise InvalidConfigError(
             f"{quote(end.text)} has no port",
             f"write {origin.value}={end.text}:PORT" if end.text else f"for example {EXAMPLE}",
             end.offset,
         )
-    if opened != host.endswith("]"):
-        missing, have = ("]", "[") if opened else ("[", "]")
+    return _trim(Piece(host, end.offset)), _trim(Piece(ports, end.offset + len(host) + 1))
+
+
+def _split_prefix(origin: Origin, host: Piece) -> tuple[Piece, Piece | None]:
+    """Divide "address/bits", and take the brackets off; they may end before or after the bits."""
+    inside, closing, behind = host.text.partition("]")
+    if host.text.startswith("[") != bool(closing) or (behind and behind[0] != "/"):
+        missing, have = ("[", "]") if closing else ("]", "[")
         raise InvalidConfigError(
-            f"{quote(end.text)} has {have} without {missing}",
+            f"{quote(host.text)} has {have} without {missing}"
+            if not (closing and host.text.startswith("["))
+            else f"{quote(host.text)} has {quote(behind)} behind ]",
             f"write an IPv6 address as {origin.value}=[2001:db8::1]:51820",
-            end.offset,
+            host.offset,
         )
-    port = parse_decimal(port_text.strip(), PORT_MAX)
-    if not port:
+    if not closing:
+        whole, *bits = _split(host, "/", 1)
+    elif behind:
+        whole = _trim(Piece(inside[1:], host.offset + 1))
+        bits = [_trim(Piece(behind[1:], host.offset + len(inside) + 2))]
+    else:
+        whole, *bits = _split(Piece(inside[1:], host.offset + 1), "/", 1)
+    return whole, bits[0] if bits else None
+
+
+def _parse_ports(piece: Piece) -> tuple[int, int]:
+    """Read "51820", "6000-6100" or "any"; the first and the last port."""
+    if piece.text == ANY_PORT:
+        return 1, PORT_MAX
+    ends = _split(piece, "-", 1)
+    numbers = [parse_decimal(end.text, PORT_MAX) for end in ends]
+    for end, number in zip(ends, numbers, strict=True):
+        if not number:
+            raise InvalidConfigError(
+                f"port {quote(end.text or piece.text)} is not a number from 1 to {PORT_MAX}",
+                "the port is the UDP port of the program whose packets are meant; a range is"
+                " 6000-6100, every port is any",
+                end.offset,
+            )
+    first, last = numbers[0] or 0, numbers[-1] or 0
+    if last < first:
         raise InvalidConfigError(
-            f"port {quote(port_text)} is not a number from 1 to {PORT_MAX}",
-            "the port is the UDP port of the program whose packets are meant",
-            offset=end.offset + len(host) + 1,
+            f"the range of ports {quote(piece.text)} ends before it begins",
+            f"write {last}-{first}",
+            piece.offset,
         )
-    inside = Piece(host[1:-1], end.offset + 1) if opened else Piece(host, end.offset)
-    return _trim(inside), port
+    return first, last
 
 
 def _brackets_missing(origin: Origin, end: Piece, host: str, port_text: str) -> InvalidConfigError:

@@ -24,6 +24,11 @@ PADDING_RANDOM = -1
 
 PORT_MAX = 65535
 
+ANY_PORT = "any"
+
+# of ::ffff:0:0/96, which stands for IPv4
+_MAPPED_BITS = 96
+
 
 class Origin(enum.Enum):
     """Which end of a packet a filter is compared with, in both directions."""
@@ -68,34 +73,77 @@ class FlowSettings:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which flows are disguised: those whose local or remote end is `address`:`port`."""
+    """Which flows are disguised: those whose local or remote end is in `address` and the ports."""
 
     origin: Origin
     address: Address | None
     """None: `host` is not resolved yet. An IPv4-mapped IPv6 address becomes its IPv4 address."""
     port: int
-    """1..65535, host byte order."""
+    """The first one, 1..65535, host byte order."""
     settings: FlowSettings = FlowSettings()
     host: str = ""
     """The name the address came from, "" if an address was given."""
+    last_port: int = 0
+    """Of a range; given as 0 it becomes `port`."""
+    prefix_bits: int = -1
+    """Of a network, whose first address is `address`; given as -1 it becomes all bits."""
 
     def __post_init__(self) -> None:
+        # A frozen dataclass offers no other way to normalise its fields.
+        if not self.last_port:
+            object.__setattr__(self, "last_port", self.port)
+        if self.address is not None and self.prefix_bits < 0:
+            object.__setattr__(self, "prefix_bits", self.address.max_prefixlen)
         if isinstance(self.address, IPv6Address) and self.address.ipv4_mapped is not None:
-            # A frozen dataclass offers no other way to normalise a field.
             object.__setattr__(self, "address", self.address.ipv4_mapped)
+            object.__setattr__(self, "prefix_bits", self.prefix_bits - _MAPPED_BITS)
 
     def text(self) -> str:
         """The canonical "origin=address:port", without settings; the name while unresolved."""
-        if isinstance(self.address, IPv6Address):
-            shown = f"[{self.address}]"
-        else:
-            shown = str(self.address) if self.address is not None else self.host
-        return f"{self.origin.value}={shown}:{self.port}"
+        return f"{self.origin.value}={self.end_text()}"
+
+    def end_text(self) -> str:
+        """The canonical "address:port", each perhaps several."""
+        if self.address is None:
+            return f"{self.host}:{self.ports_text()}"
+        shown = str(self.address)
+        if self.is_network:
+            shown = f"{shown}/{self.prefix_bits}"
+        if self.address.version == 6:
+            shown = f"[{shown}]"
+        return f"{shown}:{self.ports_text()}"
+
+    def ports_text(self) -> str:
+        """A port, "first-last" or "any"."""
+        if self.is_any_port:
+            return ANY_PORT
+        return str(self.port) if self.last_port == self.port else f"{self.port}-{self.last_port}"
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """The first and the last one."""
+        return self.port, self.last_port
+
+    @property
+    def is_any_port(self) -> bool:
+        """Whether it matches every port."""
+        return self.ports == (1, PORT_MAX)
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it matches the addresses of a network, not one."""
+        return self.address is not None and self.prefix_bits < self.address.max_prefixlen
 
     @property
     def is_wildcard(self) -> bool:
-        """Whether it matches every address of its family (0.0.0.0 or ::)."""
-        return self.address is not None and self.address.is_unspecified
+        """Whether it stands for every address of the interface (0.0.0.0 or ::)."""
+        return self.address is not None and self.address.is_unspecified and not self.is_network
+
+    @property
+    def identity(self) -> tuple[Origin, Address | None, int, str, int, int]:
+        """What it matches. Filters with the same identity are the same filter, set otherwise."""
+        host = self.host if self.address is None else ""
+        return self.origin, self.address, self.prefix_bits, host, self.port, self.last_port
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from mimicd.core import values
 from mimicd.core.errors import InvalidConfigError, Located, Problem, quote
+from mimicd.core.filter_conflicts import conflicts
 from mimicd.core.filter_text import EXAMPLE, split_filter
 from mimicd.core.model import PADDING_MAX, TIMER_MAX, Filter, FlowSettings, InterfaceConfig
 from mimicd.core.setting import Flag, Setting
@@ -83,9 +84,10 @@ SETTINGS: tuple[Setting[Any], ...] = (
         default=None,
         flags=(Flag("-f", "--filter", "disguise the flows of this local or remote end"),),
         metavar="FILTER",
-        help="Which flows are disguised: local or remote, =, an IP address (IPv6 in brackets) or"
-        " host name, a colon and a port, then any settings of its own after commas. May be given"
-        " more than once.",
+        help="Which flows are disguised: local or remote, =, an IP address (IPv6 in brackets),"
+        " network (198.51.100.0/24) or host name, a colon and a port, range of ports (6000-6100)"
+        " or any, then any settings of its own after commas. May be given more than once; the"
+        " most specific one wins: first the longest prefix, then the fewest ports, then local.",
         signature="as",
         field="filters",
     ),
@@ -306,36 +308,37 @@ def _fold(row: Setting[T], given: Iterable[object]) -> tuple[T, list[Problem]]:
 def _read_filters(
     given: Iterable[object], flow: FlowSettings
 ) -> tuple[tuple[Filter, ...], list[Problem]]:
-    """The filters that can be read, each end once, and every fault."""
-    filters: dict[str, Filter] = {}
-    texts: dict[str, str] = {}
+    """The filters that can be read, and every fault, conflicts among them."""
+    filters: list[Filter] = []
+    sources: list[str] = []
     problems: list[Problem] = []
     for text in given:
         if not isinstance(text, str):
             problems.append(_not_a_text("filter", text))
             continue
         try:
-            found = parse_filter(text, flow)
+            filters.append(parse_filter(text, flow))
+            sources.append(text)
         except InvalidConfigError as exc:
             words = f"filter {quote(text)}: "
             problems += [
                 replace(problem, message=words + problem.message).located(text)
                 for problem in exc.problems
             ]
-            continue
-        end = found.text()
-        if end in filters:
-            problems.append(_same_end(text, texts[end]))
-        else:
-            filters[end], texts[end] = found, text
-    return tuple(filters.values()), problems
+    for index, earlier in conflicts(filters):
+        problems.append(_conflict(sources[index], sources[earlier], filters[index]))
+    return tuple(filters), problems
 
 
-def _same_end(text: str, earlier: str) -> Problem:
+def _conflict(text: str, earlier: str, found: Filter) -> Problem:
     place = f" in line {earlier.line}" if isinstance(earlier, Located) else ""
+    other = f"{quote(earlier)}{place}"
+    if found.port == found.last_port:
+        words = f"filter {quote(text)} has the same address and port as {other}"
+        return Problem(words, "keep one of them").located(text)
     return Problem(
-        f"filter {quote(text)} has the same address and port as {quote(earlier)}{place}",
-        "keep one of them",
+        f"filter {quote(text)} and {other} have the same address and share some ports",
+        "of two ranges of one address, one must lie inside the other: that one wins there",
     ).located(text)
 
 

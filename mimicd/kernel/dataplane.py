@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _KEY_AND_VALUE_BYTES = {
     "config": (4, 56),
     "rules": (4, 16),
+    "ports": (4, 262144),
     "filters": (24, 8),
     "conns": (36, 216),
     "counters": (4, 8),
@@ -54,6 +55,7 @@ class DataPlane:
     made_clsact: bool
     config: Map
     rules: Map
+    ports: Map
     filters: Map
     conns: Map
     counters: Map

@@ -22,6 +22,7 @@ BPF_ARRAY(layout_command, struct command, 1);
 _PLACES = {
     "flow_key": ("conns", "Key"),
     "conn": ("conns", "Leaf"),
+    "port_classes": ("ports", "Leaf"),
     "filter_key": ("filters", "Key"),
     "filter_value": ("filters", "Leaf"),
     "rule": ("rules", "Leaf"),

@@ -13,14 +13,17 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
 
 from mimicd.core import abi
 from mimicd.core.abi import ConnEntry, Event
+from mimicd.core.filter_tables import NO_TABLES, build_tables
 from mimicd.core.model import Filter, FlowSettings
 from mimicd.kernel import compiler, dataplane
 from mimicd.kernel.bpf import Map, ProgramRun, run_once
@@ -102,7 +105,8 @@ class Plane:
         self._ring = Ring(fds["ring"], dataplane.RING_BYTES)
         self._clones = inside.submit(_listen).result()
         self._counted = [0] * len(abi.COUNTERS)
-        self._rules = 0
+        self._filters: dict[int, Filter] = {}
+        self._tables = NO_TABLES
 
     def close(self) -> None:
         self._ring.close()
@@ -117,7 +121,8 @@ class Plane:
         for name in ("conns", "half_opens", "filters"):
             for key in self.maps[name].all_keys():
                 self.maps[name].delete(key)
-        self._rules = 0
+        self._tables = NO_TABLES
+        self.set_filters({})
         self.configure(mtu_bytes)
         self.events()
         self.counted()
@@ -154,11 +159,23 @@ class Plane:
 
     def add_filter(self, filter_: Filter) -> int:
         """The number of its rule."""
-        self._rules += 1
-        self.set_rule(self._rules, filter_.settings)
-        value = abi.encode_filter_value(self._rules, filter_)
-        self.maps["filters"].update(abi.encode_filter_key(filter_), value)
-        return self._rules
+        number = len(self._filters) + 1
+        self.set_filters({**self._filters, number: filter_})
+        return number
+
+    def set_filters(
+        self, filters: Mapping[int, Filter], own: Iterable[IPv4Address | IPv6Address] = ()
+    ) -> None:
+        """As the daemon does, for an interface with the addresses `own`."""
+        for number, filter_ in filters.items():
+            self.set_rule(number, filter_.settings)
+        self._filters = dict(filters)
+        before, self._tables = self._tables, build_tables(filters, own, self._tables)
+        for key in before.entries.keys() - self._tables.entries.keys():
+            self.maps["filters"].delete(key)
+        for key, value in self._tables.entries.items():
+            self.maps["filters"].update(key, value)
+        self.maps["ports"].update(_KEY.pack(0), self._tables.encode_ports())
 
     def set_rule(self, number: int, settings: FlowSettings) -> None:
         self.maps["rules"].update(_KEY.pack(number), abi.encode_rule(settings))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Which filter a flow falls under: the most specific one, the same in both directions."""
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -14,13 +14,9 @@ from tests.rig.segment import ACK
 
 
 def load(plane: Plane, *filters: Filter) -> None:
-    """As the daemon does, for an interface with our addresses."""
-    book = RuleBook({}).renumbered(filters)
-    for number, settings in book.settings.items():
-        plane.set_rule(number, settings)
+    """For an interface with our addresses."""
     own = [end.address for end in LOCAL.values()]
-    for key, value in book.filter_entries(own).items():
-        plane.maps["filters"].update(key, value)
+    plane.set_filters(RuleBook({}).renumbered(filters).filters, own)
 
 
 def conversation(plane: Plane, version: int = 4) -> Talk:
@@ -108,3 +104,92 @@ def test_a_passive_filter_never_opens(plane: Plane) -> None:
     assert plane.counted() == {"drop-passive": 3}
     # nor does it keep anything for peers that it has not heard of
     assert plane.entry(silent.key) is None
+
+
+def ends_from_the_most_specific_on(version: int) -> list[Filter]:
+    """All match packets between our two ends."""
+    local, remote = LOCAL[version], HIGHER_REMOTE[version]
+    width = local.address.max_prefixlen
+    origins = {Origin.LOCAL: local, Origin.REMOTE: remote}
+    ordered = []
+    for less in (0, 1, 8, width):
+        for around in (0, 1, 65535):
+            for origin, end in origins.items():
+                first, last = max(1, end.port - around), min(65535, end.port + around)
+                network = ip_network((end.address, width - less), strict=False)
+                ordered.append(
+                    Filter(
+                        origin,
+                        network.network_address,
+                        first,
+                        last_port=last,
+                        prefix_bits=width - less,
+                    )
+                )
+    return ordered
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("order", [1, -1])
+def test_address_comes_before_ports_and_ports_before_end(
+    plane: Plane, version: int, order: int
+) -> None:
+    ordered = ends_from_the_most_specific_on(version)
+    for first in range(len(ordered)):
+        plane.reset()
+        given = ordered[first:][::order]
+        load(plane, *given)
+        talk = conversation(plane, version)
+        talk.open()
+        assert given[talk.entry.rule - 1] == ordered[first], ordered[first].text()
+        plane.maps["conns"].delete(talk.key)
+        talk.accept()
+        assert given[talk.entry.rule - 1] == ordered[first], ordered[first].text()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("origin", Origin)
+def test_a_network_and_a_range_catch_what_is_inside_of_them(
+    plane: Plane, version: int, origin: Origin
+) -> None:
+    end = LOCAL[version] if origin is Origin.LOCAL else HIGHER_REMOTE[version]
+    width = end.address.max_prefixlen
+    network = ip_network((end.address, width - 4), strict=False)
+    beside = ip_network((int(network.network_address) ^ (1 << 4), width - 4))
+    for where, first, last, inside in (
+        (network, end.port, end.port + 100, True),
+        (network, end.port - 100, end.port, True),
+        (network, 1, 65535, True),
+        (network, end.port + 1, 65535, False),
+        (network, 1, end.port - 1, False),
+        (beside, 1, 65535, False),
+    ):
+        plane.reset()
+        load(
+            plane,
+            Filter(
+                origin, where.network_address, first, last_port=last, prefix_bits=where.prefixlen
+            ),
+        )
+        talk = conversation(plane, version)
+        talk.send()
+        assert (plane.entry(talk.key) is not None) is inside, (where, first, last)
+
+
+def test_filters_change_under_a_living_connection(plane: Plane) -> None:
+    """Classes of ports are made anew around it."""
+    load(plane, exact(Origin.REMOTE))
+    living = conversation(plane)
+    living.connect()
+    remote = HIGHER_REMOTE[4]
+    load(
+        plane,
+        exact(Origin.REMOTE),
+        Filter(Origin.REMOTE, remote.address, 1, last_port=65535),
+        Filter(Origin.REMOTE, remote.address, remote.port - 9, last_port=remote.port + 9),
+    )
+    assert living.sent(b"xy").payload == b"xy"
+    assert living.entry.rule == 1
+    plane.maps["conns"].delete(living.key)
+    living.open()
+    assert living.entry.rule == 1

@@ -13,7 +13,7 @@ import pytest
 from mimicd.core import abi
 from mimicd.core.abi import ConnFlag, EventType, Operation, Reason
 from mimicd.core.connection import Role, State
-from mimicd.core.model import Filter, FlowSettings, Handshake, Keepalive, Origin
+from mimicd.core.model import FlowSettings, Handshake, Keepalive, Origin
 from mimicd.kernel import compiler, dataplane
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +29,7 @@ class Layout(TypedDict):
 class View(TypedDict):
     flow_key: Layout
     conn: Layout
+    port_classes: Layout
     filter_key: Layout
     filter_value: Layout
     rule: Layout
@@ -70,6 +71,7 @@ def test_the_sizes_are_those_the_maps_are_read_with(view: View) -> None:
     sizes = dataplane._KEY_AND_VALUE_BYTES
     assert sizes["conns"] == (view["flow_key"]["size"], view["conn"]["size"])
     assert sizes["filters"] == (view["filter_key"]["size"], view["filter_value"]["size"])
+    assert sizes["ports"][1] == view["port_classes"]["size"] == abi.PORT_CLASSES_BYTES
     assert sizes["rules"][1] == view["rule"]["size"]
     assert sizes["config"][1] == view["config"]["size"]
     assert abi.FLOW_KEY.size == view["flow_key"]["size"]
@@ -84,8 +86,7 @@ def test_the_maps_hold_what_user_space_counts_on(view: View) -> None:
     assert view["limits"]["rules"] == abi.MAX_RULES
     assert view["limits"]["counters"] == len(abi.COUNTERS)
     assert view["limits"]["ring"] == dataplane.RING_BYTES
-    # a wildcard filter takes an entry for each address of the interface
-    assert view["limits"]["filters"] >= 2 * abi.MAX_RULES
+    assert view["limits"]["filters"] == abi.MAX_FILTERS
 
 
 def test_every_member_of_a_connection_is_read_from_its_place(view: View) -> None:
@@ -181,21 +182,30 @@ def test_a_rule_is_written_to_its_places(view: View) -> None:
 
 
 def test_a_filter_is_written_to_its_places(view: View) -> None:
-    filter_ = Filter(Origin.REMOTE, ip_address("2001:db8::7"), 0x1234)
-    assert filter_.address is not None
-    assert abi.encode_filter_key(filter_) == assemble(
+    address = ip_address("2001:db8::")
+    assert abi.encode_filter_key(Origin.REMOTE, 0x1234, address, 32) == assemble(
         view["filter_key"],
         {
-            "prefix_bits": 160,
+            "prefix_bits": 64,
             "origin": 2,
             "family": 6,
-            "port": b"\x12\x34",
-            "address": filter_.address.packed,
+            "port_class": 0x1234,
+            "address": address.packed,
         },
     )
-    value = abi.encode_filter_value(9, filter_)
-    at, size = view["filter_value"]["members"]["rule"]
-    assert int.from_bytes(value[at : at + size], sys.byteorder) == 9
+    assert abi.encode_filter_value(9, 8) == assemble(view["filter_value"], {"rule": 9, "rank": 8})
+
+
+def test_the_classes_of_ports_are_written_to_their_places(view: View) -> None:
+    local, remote = [0] * 65536, [0] * 65536
+    local[0x1234], remote[0x4321] = 7, 8
+    members = view["port_classes"]["members"]
+    raw = abi.encode_port_classes(local, remote)
+    assert len(raw) == view["port_classes"]["size"]
+    for name, port, number in (("local", 0x1234, 7), ("remote", 0x4321, 8)):
+        at = members[name][0] + 2 * port
+        assert raw[at : at + 2] == number.to_bytes(2, sys.byteorder)
+    assert tuple(map(list, abi.decode_port_classes(raw))) == (local, remote)
 
 
 def test_a_command_and_a_flow_key_are_written_to_their_places(view: View) -> None:

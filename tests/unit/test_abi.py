@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mimicd.core import abi
 from mimicd.core.abi import Config, ConnFlag, Event, EventType, Operation, Reason
 from mimicd.core.connection import Role, State
-from mimicd.core.model import PADDING_RANDOM, Filter, FlowSettings, Handshake, Keepalive, Origin
+from mimicd.core.model import PADDING_RANDOM, FlowSettings, Handshake, Keepalive, Origin
 from mimicd.paths import bpf_directory
 
 HEADER = (bpf_directory() / "abi.h").read_text()
@@ -58,6 +58,7 @@ def test_constants_are_those_of_the_header() -> None:
     assert constant("ABI_VERSION") == abi.VERSION
     assert constant("MAX_CONNECTIONS") == abi.MAX_CONNECTIONS
     assert constant("MAX_RULES") == abi.MAX_RULES
+    assert constant("MAX_FILTERS") == abi.MAX_FILTERS
     assert constant("HELD_MAX") == abi.HELD_MAX
     assert constant("FILTER_PREFIX_BITS") == 160
 
@@ -97,7 +98,7 @@ def test_roles_and_origins_are_those_of_the_header() -> None:
     assert list(enumerators("role").values()) == [role.value for role in Role]
     assert enumerators("origin") == {"ORIGIN_LOCAL": 1, "ORIGIN_REMOTE": 2}
     for origin, number in ((Origin.LOCAL, 1), (Origin.REMOTE, 2)):
-        assert abi.encode_filter_key(Filter(origin, ip_address("::1"), 1))[4] == number
+        assert abi.encode_filter_key(origin, 1, ip_address("::1"), 128)[4] == number
 
 
 # Flow keys.
@@ -139,34 +140,19 @@ def test_an_address_comes_back(address: IPv4Address | IPv6Address) -> None:
 
 
 def test_filters_have_these_bytes() -> None:
-    local = Filter(Origin.LOCAL, ip_address("198.51.100.7"), 51820)
-    assert abi.encode_filter_key(local) == struct.pack("=I", 160) + bytes.fromhex(
-        "0104ca6c00000000000000000000ffffc6336407"
+    one = abi.encode_filter_key(Origin.LOCAL, 0x0201, ip_address("198.51.100.7"), 32)
+    assert one == struct.pack("=IBBH", 160, 1, 4, 0x0201) + bytes.fromhex(
+        "00000000000000000000ffffc6336407"
     )
-    remote = Filter(Origin.REMOTE, ip_address("2001:db8::7"), 53)
-    assert abi.encode_filter_key(remote) == struct.pack("=I", 160) + bytes.fromhex(
-        "0206003520010db8000000000000000000000007"
+    network = abi.encode_filter_key(Origin.LOCAL, 1, ip_address("198.51.100.0"), 24)
+    assert network == struct.pack("=IBBH", 152, 1, 4, 1) + bytes.fromhex(
+        "00000000000000000000ffffc6336400"
     )
-
-
-def rank(filter_: Filter) -> int:
-    rule, value = struct.unpack("=II", abi.encode_filter_value(7, filter_))
-    assert rule == 7
-    return int(value)
-
-
-def test_the_more_specific_filter_ranks_higher() -> None:
-    """An exact address above a wildcard; among equals the local end."""
-    ranks = [
-        rank(Filter(origin, ip_address(address), 53))
-        for origin, address in (
-            (Origin.LOCAL, "0.0.0.0"),
-            (Origin.REMOTE, "192.0.2.1"),
-            (Origin.LOCAL, "192.0.2.1"),
-        )
-    ]
-    assert ranks == sorted(set(ranks))
-    assert ranks[0] > 0
+    wide = abi.encode_filter_key(Origin.REMOTE, 0xFFFF, ip_address("2001:db8::"), 32)
+    assert wide == struct.pack("=IBBH", 64, 2, 6, 0xFFFF) + bytes.fromhex(
+        "20010db8000000000000000000000000"
+    )
+    assert abi.encode_filter_value(7, 9) == struct.pack("=II", 7, 9)
 
 
 def test_a_rule_has_these_bytes() -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mimicd.core.config_text import format_config_text, parse_config_text
 from mimicd.core.errors import InvalidConfigError, Located
+from mimicd.core.filter_conflicts import conflicts
 from mimicd.core.model import (
     PADDING_MAX,
     PADDING_RANDOM,
@@ -47,7 +48,22 @@ flows = st.builds(
 ports = st.integers(1, 65535)
 addresses = st.ip_addresses()
 names = st.from_regex(r"[a-z]([a-z0-9-]{0,9}[a-z0-9])?(\.[a-z]{2,5}){1,3}\.?", fullmatch=True)
+ranges = st.tuples(ports, ports).map(lambda ends: (min(ends), max(ends)))
+networks = st.ip_addresses().flatmap(
+    lambda one: st.integers(0, one.max_prefixlen).map(
+        lambda bits: ip_network((one, bits), strict=False)
+    )
+)
 filters = st.one_of(
+    st.builds(
+        lambda origin, network, ends, flow: Filter(
+            origin, network.network_address, ends[0], flow, "", ends[1], network.prefixlen
+        ),
+        st.sampled_from(Origin),
+        networks,
+        ranges,
+        flows,
+    ).filter(lambda found: found.origin is Origin.LOCAL or not found.is_wildcard),
     st.builds(Filter, st.just(Origin.LOCAL), addresses, ports, flows),
     st.builds(Filter, st.just(Origin.REMOTE), addresses, ports, flows).filter(
         lambda found: not found.is_wildcard
@@ -56,7 +72,9 @@ filters = st.one_of(
 )
 configs = st.builds(
     InterfaceConfig,
-    filters=st.lists(filters, min_size=1, max_size=4, unique_by=Filter.text).map(tuple),
+    filters=st.lists(filters, min_size=1, max_size=4)
+    .filter(lambda found: not list(conflicts(found)))
+    .map(tuple),
     link_type=st.sampled_from(["auto", "eth", "none"]),
     xdp_mode=st.sampled_from(["auto", "skb", "native"]),
     verbosity=st.integers(0, 4),
@@ -292,3 +310,50 @@ def test_a_resolved_name_stands_once_in_the_texts_for_all_its_addresses() -> Non
         for address in ("192.0.2.1", "192.0.2.2")
     )
     assert config_texts(InterfaceConfig(resolved))["filter"] == ["remote=peer.example:1"]
+
+
+CLASHES = [
+    ("remote=192.0.2.1:7", "remote=192.0.2.1:7,padding=1", "the same address and port"),
+    ("remote=192.0.2.1:6000-6100", "remote=192.0.2.1:6050-6150", "share some ports"),
+    ("remote=192.0.2.1:6000-6100", "remote=192.0.2.1:6000-6100", "share some ports"),
+    ("local=192.0.2.0/24:any", "local=192.0.2.0/24:1-65535", "share some ports"),
+    ("local=[2001:db8::/32]:1", "local=[2001:db8::]/32:1", "the same address and port"),
+    ("remote=peer.example:5-9", "remote=peer.example:7-10", "share some ports"),
+    ("local=0.0.0.0:5-9", "local=0.0.0.0:7-10", "share some ports"),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "words"), CLASHES)
+def test_filters_of_which_none_is_more_specific_are_refused(
+    first: str, second: str, words: str
+) -> None:
+    problem, *more = check_texts({"filter": [first, "local=198.51.100.1:1", second]})
+    assert more == []
+    assert words in problem.message
+    assert first.split(",", maxsplit=1)[0] in problem.message
+    assert second in problem.message
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        "remote=192.0.2.1:6050",
+        "remote=192.0.2.1:6000-6099",
+        "remote=192.0.2.1:any",
+        "remote=192.0.2.1:6101-6200",
+        "remote=192.0.2.0/24:6050-6150",
+        "local=192.0.2.1:6050-6150",
+        "remote=peer.example:6050-6150",
+    ],
+)
+def test_filters_of_which_one_is_more_specific_stand_beside_each_other(second: str) -> None:
+    assert check_texts({"filter": ["remote=192.0.2.1:6000-6100", second]}) == []
+
+
+def test_a_clash_in_a_file_is_told_with_its_place() -> None:
+    text = "filter = local=192.0.2.1:1-9\nfilter = local=192.0.2.1:5-19\n"
+    with pytest.raises(InvalidConfigError) as caught:
+        parse_config_text(text, "eth0.conf")
+    (problem,) = caught.value.problems
+    assert problem.where == "eth0.conf:2:10"
+    assert "in line 1" in problem.message
