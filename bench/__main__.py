@@ -4,15 +4,16 @@
 Exit code: 0 measured, 1 failed (or, with --strict, a target was missed), 2 bad usage, 130 Ctrl-C.
 """
 
+import itertools
 import os
 import signal
 import sys
 from dataclasses import asdict
 
-from bench import machine, report
+from bench import growth, machine, report
 from bench.arms import Arm, ours, plain
 from bench.options import Options, parse
-from bench.run import measure, say
+from bench.run import measure, say, steps
 from bench.session import Scenario
 from bench.traffic import build
 from tests.rig.daemon import command_path
@@ -49,12 +50,17 @@ def _measure(options: Options, results: list[report.Result]) -> None:
     print(", ".join(f"{key} {value}" for key, value in machine.description().items()), flush=True)
     with scratch_folder() as folder:
         load = build(folder)
-        for topology in options.topologies:
-            for family in options.families:
-                scenario = Scenario(topology, family, options.offload)
-                samples = measure(options, scenario, arms, load)
-                results.append(report.Result(scenario, samples))
-                print(f"\n{report.text(results[-1])}", end="", flush=True)
+        pairs = itertools.product(options.topologies, options.families)
+        for topology, family in pairs if steps(options) else ():
+            scenario = Scenario(topology, family, options.offload)
+            samples = measure(options, scenario, arms, load)
+            results.append(report.Result(scenario, samples))
+            print(f"\n{report.text(results[-1])}", end="", flush=True)
+        if {"connections", "filters"} & set(options.figures):
+            compared = [arms[0], growth.with_filter_file(arms[1])]
+            grown = growth.measure_growth(options, compared, load)
+            results.append(report.Result(growth.SCENARIO, grown, "growth"))
+            print(f"\n{report.text(results[-1])}", end="", flush=True)
 
 
 def _settings(options: Options) -> dict[str, object]:

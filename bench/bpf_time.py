@@ -53,3 +53,26 @@ def measure(
     often = {hook: t / n for hook, (t, n) in by_hook.items() if n > arrived / 2}
     total_ns = sum(one.time_ns for one in done.values())
     return often, total_ns / arrived if arrived else 0.0
+
+
+def checksum_states(session: Session, seconds: float, size: int = SIZE_BYTES) -> dict[str, float]:
+    """The same where the kernel left the checksum to the interface (PARTIAL) and where not (NONE).
+
+    Only the sender's interface is switched, and back.
+    """
+    if session.arm.name == arms.PLAIN:
+        return {}
+    name, host = f"checksum.{size}", session.net.a
+    found = {}
+    try:
+        for state, on in (("partial", True), ("none", False)):
+            host.set_offload(tx=on)
+            by_hook, _ = measure(session, seconds, size)
+            if "sender-egress" in by_hook:
+                found[f"{name}.{state}_ns"] = by_hook["sender-egress"]
+    finally:
+        host.set_offload(tx=session.scenario.offload)
+    if len(found) == 2:
+        none_ns, partial_ns = found[f"{name}.none_ns"], found[f"{name}.partial_ns"]
+        found[f"{name}.partial_to_none_ratio"] = partial_ns / none_ns
+    return found

@@ -12,6 +12,8 @@ WARM_MS = 5000
 BURST_DATAGRAMS = 32
 SMALL_BYTES = 64
 MOST_ASKED = 1_000_000
+MOST_SEGMENTS = 64
+SUPERPACKET_BYTES = 60_000
 RATE_STEPS = 8
 RATE_LOSS_MAX = 0.001
 RATE_REACHED = 0.97
@@ -79,6 +81,18 @@ def paced(session: Session, size: int, seconds: float, rate: int) -> dict[str, f
     return {
         f"paced.{size}.cpu_us": result.cpu_us,
         f"paced.{size}.loss_percent": 100 * result.loss,
+    }
+
+
+def segments(session: Session, size: int, seconds: float) -> dict[str, float]:
+    """Superpackets (UDP_SEGMENT), as many datagrams in each as it holds; counted as datagrams."""
+    each = min(MOST_SEGMENTS, SUPERPACKET_BYTES // size)
+    result = stream(session, size, seconds, segments=each)
+    name = f"segments.{size}"
+    return {
+        f"{name}.pps": result.rate_pps,
+        f"{name}.cpu_us": result.cpu_us,
+        f"{name}.loss_percent": 100 * result.loss,
     }
 
 

@@ -72,32 +72,43 @@ def on_cpu_ns(pid: int) -> int:
 
 
 class Strangers:
-    """How much processor time processes that are not ours take, as a share of one CPU.
+    """How much processor time others take, as a share of one CPU, since this was made.
 
-    Kernel threads are not counted: they may well work for us. Nor are processes that end before
-    they are looked at.
+    Kernel threads are not counted: they may well work for us.
     """
 
     def __init__(self) -> None:
         self._at_s = time.monotonic()
         self._used_ns = _strangers_ns()
+        self._stolen_s = stolen_s()
 
     def share(self) -> float:
-        """Since this was made: 1.0 is one whole CPU."""
-        elapsed_s = time.monotonic() - self._at_s
+        """Of processes that are not ours: 1.0 is one whole CPU."""
         used_ns = max(0, _strangers_ns() - self._used_ns)
-        return used_ns / 1e9 / elapsed_s if elapsed_s else 0.0
+        return used_ns / 1e9 / (time.monotonic() - self._at_s)
+
+    def stolen_share(self) -> float:
+        """Of other machines on the same hardware, where the hypervisor tells."""
+        return (stolen_s() - self._stolen_s) / (time.monotonic() - self._at_s)
 
 
 def _strangers_ns() -> int:
+    """With the children of each that have ended: what short-lived ones used does not get lost."""
     mine = set(tree([os.getpid()]))
     total = 0
     for pid in _processes():
         if pid not in mine:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, IndexError):
                 if (PROC / str(pid) / "cmdline").read_bytes()[:1]:
-                    total += on_cpu_ns(pid)
+                    total += on_cpu_ns(pid) + _children_ns(pid)
     return total
+
+
+def _children_ns(pid: int) -> int:
+    """Time used by the children that a process has waited for (stat of proc(5), 16 and 17)."""
+    text = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    user, system = text.rpartition(")")[2].split()[13:15]
+    return (int(user) + int(system)) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def wait_for_calm(limit_s: float) -> None:
@@ -106,5 +117,21 @@ def wait_for_calm(limit_s: float) -> None:
     while time.monotonic() < deadline_s:
         strangers = Strangers()
         time.sleep(0.3)
-        if strangers.share() < CALM_SHARE:
+        if strangers.share() + strangers.stolen_share() < CALM_SHARE:
             return
+
+
+def idle_s() -> float:
+    """Time in which a CPU had no work, and what the hypervisor took, of all CPUs so far."""
+    idle, iowait, steal = _cpu_ticks(4, 5, 8)
+    return (idle + iowait + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def stolen_s() -> float:
+    """Time in which a CPU had work and the hypervisor ran somebody else, of all CPUs so far."""
+    return sum(_cpu_ticks(8)) / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_ticks(*columns: int) -> list[int]:
+    words = (PROC / "stat").read_text(encoding="ascii").splitlines()[0].split()
+    return [int(words[column]) for column in columns]

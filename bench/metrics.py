@@ -46,11 +46,12 @@ _WORDS = {
     "last_ms": "until the last arrives",
     "packet_ns": "all programs, a packet",
     "reference_ns": "reference program, a run",
-    "cpu_ms_per_gbit": "CPU a Gbit",
-    "none_to_partial_ratio": "time with offload off, of that with it on",
+    "cpu_per_gbit_ms": "CPU a Gbit",
+    "partial_ns": "left to the interface (offload on)",
+    "none_ns": "done by the kernel (offload off)",
+    "partial_to_none_ratio": "on / off",
+    "compiled_ms": "compiled before",
 }
-
-SEEN_IN_TABLE_ALONE = ("loss_percent", "lost_percent", "lost")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,13 @@ FIGURES = {
     "cold": "first datagram of a new connection",
     "burst": "32 datagrams at once on a new connection",
     "bpf": "time in BPF programs, beside a fixed one",
-    "memory": "memory of the programs, and their start",
+    "segments": "rate and CPU of a datagram sent in superpackets (UDP_SEGMENT)",
+    "checksum": "time of the sender's program with checksum offload on and off",
+    "wireguard": "TCP through WireGuard (wireguard-go)",
+    "start": "from asking the daemon to attached",
+    "connections": "growth: the figures with many connections",
+    "filters": "growth: the figures with many filters",
+    "memory": "memory of the programs, and time to their first answer",
 }
 
 
@@ -36,12 +42,19 @@ class Options:
     topologies: tuple[str, ...] = ("direct",)
     families: tuple[int, ...] = (4,)
     offload: bool = True
+    connections: tuple[int, ...] = (1, 1_000, 60_000)
+    filters: tuple[int, ...] = (1, 100, 10_000)
     others: tuple[Arm, ...] = ()
     ours_options: str = ""
     """More options of mimicd, at both ends."""
     output: Path | None = None
     calm_s: float = 8.0
     strict: bool = False
+
+    @property
+    def growth_passes(self) -> int:
+        """To make and fill 60,000 connections takes long."""
+        return min(self.passes, 3)
 
 
 FIELDS = frozenset(field.name for field in fields(Options))
@@ -91,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=_seconds, metavar="S", help="of each stream; default: 1")
     add("--rate", dest="rate_pps", type=_positive, metavar="PPS", help="the fixed rate: 10000")
     add("--times", type=_positive, metavar="N", help="cold connections in a pass; default: 7")
+    add("--connections", type=_counts, metavar="N,...", help="default: 1,1000,60000")
+    add("--filters", type=_counts, metavar="N,...", help="default: 1,100,10000")
     add("--topology", dest="topologies", type=_topologies, metavar="direct,router")
     add("--family", dest="families", type=_families, metavar="4,6")
     add("--offload", type=_switch, metavar="on|off", help="checksum offload; default: on")
@@ -151,6 +166,13 @@ def _sizes(text: str) -> tuple[int, ...]:
         if not 32 <= size <= 1460:
             raise argparse.ArgumentTypeError(f"a size is 32..1460 bytes, not {size}")
     return sizes
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    counts = tuple(_positive(word) for word in text.split(","))
+    if max(counts) > 65_535:
+        raise argparse.ArgumentTypeError(f"65535 at most, not {max(counts)}")
+    return counts
 
 
 def _seconds(text: str) -> float:

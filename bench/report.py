@@ -21,6 +21,12 @@ class Result:
 
     scenario: Scenario
     samples: Samples
+    kind: str = ""
+    """ "growth", or nothing in particular."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.scenario}, {self.kind}" if self.kind else str(self.scenario)
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -29,7 +35,7 @@ class Result:
 
 def text(result: Result) -> str:
     """The table of one scenario, its targets, and what went wrong."""
-    parts = [f"== {result.scenario}\n", text_table(result.samples, PLAIN)]
+    parts = [f"== {result.title}\n", text_table(result.samples, PLAIN)]
     if found := result.verdicts:
         parts += ["\nTargets\n", target_table(found)]
     if troubles := result.samples.troubles:
@@ -45,6 +51,7 @@ def document(results: list[Result], settings: Mapping[str, object]) -> dict[str,
         "settings": dict(settings),
         "scenarios": [
             {
+                "title": result.title,
                 **asdict(result.scenario),
                 "passes": result.samples.passes,
                 "medians": {

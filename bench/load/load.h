@@ -36,10 +36,15 @@ uint64_t now_ns(void);
 int open_udp(void);
 void stay_on(long cpu);
 
-/* A source is one flow: every socket (a port) has that many addresses. */
+/* A source is one flow. Every socket, which is a port, has one or as many as addresses. */
+static inline long sources_each(const struct options *options)
+{
+	return options->addresses ? options->addresses : 1;
+}
+
 static inline long source_count(const struct options *options)
 {
-	return options->sockets * options->addresses;
+	return options->sockets * sources_each(options);
 }
 
 int *open_sources(const struct options *options);

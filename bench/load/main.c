@@ -10,7 +10,7 @@
  *   size= bytes of payload     run= number that the receiver counts     cpu= to stay on
  *   warm_ms= how long to wait for an answer on every source at first; 0: send at once
  *   sockets= how many, by turns; port= the first one's, 0: any
- *   addresses= sources of each socket: 203.0.113.1 and following (IPv4); 1: whatever routes say
+ *   addresses= sources of each socket, 203.0.113.1 and following (IPv4); 0: connect it instead
  *   segments= datagrams in one UDP_SEGMENT buffer; 1: none of those
  *
  * Each command prints one line of JSON. Exit code: 0 measured, 1 failed, 2 bad usage, 3 no answer.
@@ -113,7 +113,7 @@ static int is_sane(const struct options *options)
 {
 	return options->size >= (long)sizeof(struct stamp) && options->size <= MAX_BYTES &&
 	       options->sockets >= 1 && options->sockets <= MAX_SOCKETS &&
-	       options->addresses >= 1 && options->addresses <= MAX_ADDRESSES &&
+	       options->addresses >= 0 && options->addresses <= MAX_ADDRESSES &&
 	       options->segments >= 1 && options->segments <= BATCH &&
 	       (options->count > 0 || options->ms > 0);
 }
@@ -121,7 +121,7 @@ static int is_sane(const struct options *options)
 int main(int argc, char **argv)
 {
 	struct options options = {
-		.size = 64, .cpu = -1, .sockets = 1, .addresses = 1, .segments = 1};
+		.size = 64, .cpu = -1, .sockets = 1, .segments = 1};
 	int *sockets;
 
 	for (int i = 4; i < argc; i++) {

@@ -35,8 +35,8 @@ static void nap(void)
 }
 
 /*
- * Send `count` datagrams in one call, numbered from `number`, from the sources that follow
- * `source` at one socket. Returns how many were taken, or -1.
+ * Send `count` datagrams in one call, numbered from `number`, from the sources of one socket in
+ * their order, whose first is `source`. Returns how many were taken, or -1.
  */
 static long send_batch(const struct options *options, const int *sockets, long source,
 		       uint32_t number, long count)
@@ -60,18 +60,16 @@ static long send_batch(const struct options *options, const int *sockets, long s
 						      .msg_iovlen = left < each ? left : each};
 		address_message(&messages[i].msg_hdr, control[i], options, source + i);
 	}
-	long sent = sendmmsg(sockets[source / options->addresses], messages, whole, 0);
+	long sent = sendmmsg(sockets[source / sources_each(options)], messages, whole, 0);
 
 	return sent < whole && sent > 0 ? sent * each : sent < 0 ? -1 : count;
 }
 
-/* The most that one call sends: whole superpackets, and from one socket each source once. */
+/* What one call sends: whole superpackets, and where there are many sources each of them once. */
 static long largest_batch(const struct options *options)
 {
-	if (options->addresses > 1)
-		return options->addresses < BATCH ? options->addresses : BATCH;
 	if (options->sockets > 1)
-		return 1;
+		return sources_each(options) < BATCH ? sources_each(options) : BATCH;
 	return BATCH / options->segments * options->segments;
 }
 
@@ -84,7 +82,7 @@ int send_load(const struct options *options, const int *sockets)
 	uint64_t end_ns = options->ms ? start_ns + options->ms * 1000000ull : ~0ull;
 
 	while ((now = now_ns()) < end_ns && (!options->count || number < options->count)) {
-		long due = batch, left = options->addresses - source % options->addresses;
+		long due = batch;
 
 		if (options->rate)
 			due = (long)((now - start_ns) / 1e9 * options->rate) + 1 - number;
@@ -93,8 +91,6 @@ int send_load(const struct options *options, const int *sockets)
 			continue;
 		}
 		due = due < batch ? due : batch;
-		if (options->addresses > 1 && due > left)
-			due = left;
 		if (options->count && due > options->count - number)
 			due = options->count - number;
 		long sent = send_batch(options, sockets, source, number, due);
@@ -105,7 +101,8 @@ int send_load(const struct options *options, const int *sockets)
 			sent = 1;
 		}
 		number += sent;
-		source = (source + (options->addresses > 1 ? sent : 1)) % source_count(options);
+		/* the next socket; where a batch was cut short some of its sources wait a round */
+		source = (source + sources_each(options)) % source_count(options);
 	}
 	double spent_s = (now_ns() - start_ns) / 1e9;
 
@@ -134,7 +131,7 @@ static uint64_t ask_once(const struct options *options, const int *sockets, long
 	char answer[MAX_BYTES], control[CONTROL_BYTES] __attribute__((aligned(8)));
 	struct iovec vector = {buffers[0], options->size};
 	struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
-	int socket = sockets[source / options->addresses];
+	int socket = sockets[source / sources_each(options)];
 	struct stamp *got = (void *)answer;
 	uint64_t start_ns = now_ns();
 	struct stamp stamp = {MAGIC, options->run, number, options->size, ANSWER, 0, start_ns};

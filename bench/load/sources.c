@@ -32,7 +32,7 @@ int *open_sources(const struct options *options)
 		if (bind(sockets[i], (void *)&own, target_bytes))
 			die("bind");
 		/* A connected socket would take what was sent to one of its addresses alone. */
-		if (options->addresses == 1 && connect(sockets[i], (void *)&target, target_bytes))
+		if (!options->addresses && connect(sockets[i], (void *)&target, target_bytes))
 			die("connect");
 		if (options->segments > 1 &&
 		    setsockopt(sockets[i], IPPROTO_UDP, UDP_SEGMENT, &bytes, sizeof(bytes)))
@@ -48,7 +48,7 @@ void address_message(struct msghdr *message, char *control, const struct options
 	struct cmsghdr *header = (void *)control;
 	struct in_pktinfo info = {0};
 
-	if (options->addresses == 1)
+	if (!options->addresses)
 		return;
 	message->msg_name = &target;
 	message->msg_namelen = target_bytes;
@@ -70,7 +70,7 @@ static void ask_for_warmth(const struct options *options, const int *sockets, lo
 
 	memcpy(buffers[0], &stamp, sizeof(stamp));
 	address_message(&message, control, options, source);
-	sendmsg(sockets[source / options->addresses], &message, MSG_DONTWAIT);
+	sendmsg(sockets[source / sources_each(options)], &message, MSG_DONTWAIT);
 }
 
 /* How many sources got their first answer among those that wait at one socket. */
