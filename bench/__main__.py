@@ -52,7 +52,7 @@ def _measure(options: Options, results: list[report.Result]) -> None:
         load = build(folder)
         pairs = itertools.product(options.topologies, options.families)
         for topology, family in pairs if steps(options) else ():
-            scenario = Scenario(topology, family, options.offload)
+            scenario = Scenario(topology, family, options.offload, options.apart)
             samples = measure(options, scenario, arms, load)
             results.append(report.Result(scenario, samples))
             print(f"\n{report.text(results[-1])}", end="", flush=True)

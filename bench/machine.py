@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
+KERNEL_THREAD = 0x00200000  # PF_KTHREAD of linux/sched.h
 CALM_SHARE = 0.10
 """Of one CPU: below it the machine counts as ours."""
 
@@ -61,16 +62,6 @@ def memory_bytes(pids: Iterable[int]) -> int:
     return total
 
 
-def on_cpu_ns(pid: int) -> int:
-    """Time that all threads of a process have run (schedstat of proc(5))."""
-    total = 0
-    with contextlib.suppress(OSError):
-        for task in os.listdir(PROC / str(pid) / "task"):
-            text = (PROC / str(pid) / "task" / task / "schedstat").read_text(encoding="ascii")
-            total += int(text.split()[0])
-    return total
-
-
 class Strangers:
     """How much processor time others take, as a share of one CPU, since this was made.
 
@@ -79,36 +70,35 @@ class Strangers:
 
     def __init__(self) -> None:
         self._at_s = time.monotonic()
-        self._used_ns = _strangers_ns()
+        self._used_s = _strangers_s()
         self._stolen_s = stolen_s()
 
     def share(self) -> float:
         """Of processes that are not ours: 1.0 is one whole CPU."""
-        used_ns = max(0, _strangers_ns() - self._used_ns)
-        return used_ns / 1e9 / (time.monotonic() - self._at_s)
+        used_s = max(0.0, _strangers_s() - self._used_s)
+        return used_s / (time.monotonic() - self._at_s)
 
     def stolen_share(self) -> float:
         """Of other machines on the same hardware, where the hypervisor tells."""
         return (stolen_s() - self._stolen_s) / (time.monotonic() - self._at_s)
 
 
-def _strangers_ns() -> int:
-    """With the children of each that have ended: what short-lived ones used does not get lost."""
+def _strangers_s() -> float:
+    """User and system time of all processes that are not ours, and of their ended children.
+
+    Both are in stat of proc(5). What a process used moves to its parent when it has been waited
+    for, so that the sum does not lose what short-lived ones did.
+    """
     mine = set(tree([os.getpid()]))
-    total = 0
+    ticks = 0
     for pid in _processes():
         if pid not in mine:
             with contextlib.suppress(OSError, IndexError):
-                if (PROC / str(pid) / "cmdline").read_bytes()[:1]:
-                    total += on_cpu_ns(pid) + _children_ns(pid)
-    return total
-
-
-def _children_ns(pid: int) -> int:
-    """Time used by the children that a process has waited for (stat of proc(5), 16 and 17)."""
-    text = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-    user, system = text.rpartition(")")[2].split()[13:15]
-    return (int(user) + int(system)) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+                text = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+                fields = text.rpartition(")")[2].split()
+                if not int(fields[6]) & KERNEL_THREAD:
+                    ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def wait_for_calm(limit_s: float) -> None:

@@ -42,6 +42,8 @@ class Options:
     topologies: tuple[str, ...] = ("direct",)
     families: tuple[int, ...] = (4,)
     offload: bool = True
+    apart: bool = False
+    """Each host receives on its own CPU."""
     connections: tuple[int, ...] = (1, 1_000, 60_000)
     filters: tuple[int, ...] = (1, 100, 10_000)
     others: tuple[Arm, ...] = ()
@@ -49,6 +51,9 @@ class Options:
     """More options of mimicd, at both ends."""
     output: Path | None = None
     calm_s: float = 8.0
+    """How long a step waits at most for a quiet machine."""
+    repeats: int = 2
+    """Of a step that others disturbed."""
     strict: bool = False
 
     @property
@@ -65,6 +70,7 @@ QUICK = Options(
     seconds=0.3,
     times=3,
     calm_s=0,
+    repeats=0,
 )
 
 
@@ -109,6 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--topology", dest="topologies", type=_topologies, metavar="direct,router")
     add("--family", dest="families", type=_families, metavar="4,6")
     add("--offload", type=_switch, metavar="on|off", help="checksum offload; default: on")
+    help_text = (
+        "shared: all of a packet's way on the sender's CPU (default); apart: a CPU for a host"
+    )
+    add("--cpus", dest="apart", type=_apart, metavar="shared|apart", help=help_text)
     add("--mimicd", dest="ours_options", metavar="OPTIONS", help="more of mimicd's at both ends")
     arm = ("NAME", "SERVER", "CLIENT")
     help_text = "another program by its command lines (placeholders: bench/arms.py)"
@@ -151,6 +161,10 @@ def _families(text: str) -> tuple[int, ...]:
 
 def _switch(text: str) -> bool:
     return _words(text, ["on", "off"]) == ("on",)
+
+
+def _apart(text: str) -> bool:
+    return _words(text, ["shared", "apart"]) == ("apart",)
 
 
 def _positive(text: str) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import machine
 from bench.arms import OURS, PLAIN
+from bench.plots import plots
 from bench.samples import Samples
 from bench.session import Scenario
 from bench.table import target_table, text_table
@@ -78,4 +79,8 @@ def write(folder: Path, results: list[Result], settings: Mapping[str, object]) -
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.txt").write_text("\n".join(map(text, results)), encoding="utf-8")
     content = json.dumps(document(results, settings), indent=1)
+    for result in results:
+        prefix = "-".join(result.title.replace(",", "").split())
+        for name, picture in plots(result.samples, result.title).items():
+            (folder / f"{prefix}-{name}").write_text(picture, encoding="utf-8")
     (folder / "results.json").write_text(content + "\n", encoding="utf-8")

@@ -26,7 +26,6 @@ from bench.wireguard import wireguard
 from tests.rig.namespace import RigError
 
 MAX_STRANGERS_SHARE = 0.15
-REPEATS = 2
 
 
 Measure = Callable[[Session], dict[str, float]]
@@ -97,7 +96,7 @@ def measure_step(options: Options, samples: Samples, session: Session, step: Ste
     """A step that strangers disturbed is repeated; the least disturbed one counts."""
     where = f"{session.arm.name}, {step.name}"
     best: tuple[float, dict[str, float]] | None = None
-    for _ in range(1 + REPEATS):
+    for _ in range(1 + options.repeats):
         wait_for_calm(options.calm_s)
         strangers = Strangers()
         try:

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from pathlib import Path
 from bench import arms
 from bench.arms import Arm
 from bench.machine import tree
-from bench.traffic import NoAnswerError, Receiver, Sender
+from bench.traffic import RECEIVER_CPU, SENDER_CPU, NoAnswerError, Receiver, Sender
 from tests.rig.daemon import Program
 from tests.rig.namespace import RigError, scratch_folder
 from tests.rig.network import Host, Network, direct, routed
@@ -36,9 +37,12 @@ class Scenario:
     family: int = 4
     offload: bool = True
     """Checksum offload of every interface."""
+    apart: bool = False
+    """Each host receives on a CPU of its own, instead of on the sender's."""
 
     def __str__(self) -> str:
-        return f"{self.topology} IPv{self.family} offload {'on' if self.offload else 'off'}"
+        words = f"{self.topology} IPv{self.family} offload {'on' if self.offload else 'off'}"
+        return f"{words} CPUs apart" if self.apart else words
 
 
 @dataclass
@@ -95,6 +99,9 @@ def running(
         net = stack.enter_context(direct() if scenario.topology == "direct" else routed())
         if not scenario.offload:
             _switch_offload_off(net)
+        if scenario.apart:
+            _receive_on(net.a, SENDER_CPU)
+            _receive_on(net.b, RECEIVER_CPU)
         folder = stack.enter_context(scratch_folder())
         address = net.b.address(scenario.family)
         loopback = "127.0.0.1" if scenario.family == 4 else "::1"
@@ -191,3 +198,14 @@ def _switch_offload_off(net: Network) -> None:
         router = net.router
         for side in ("a", "b"):
             router.namespace.run("ethtool", "-K", router.interface(side), "tx", "off")
+
+
+def _receive_on(host: Host, cpu: int) -> None:
+    """What arrives at the host's interface is handled on this CPU from there on (RPS)."""
+    queues = f"/sys/class/net/{host.interface}/queues/rx-*/rps_cpus"
+    script = f"for queue in {queues}; do echo {1 << cpu:x} >$queue || exit; done"
+    # /sys shows the interfaces of the namespace in which it was mounted: here a fresh one.
+    argv = ["ip", "netns", "exec", host.namespace.name, "sh", "-c", script]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+    if done.returncode != 0:
+        raise RigError(f"{host.interface} cannot receive on CPU {cpu}: {done.stderr.strip()}")
