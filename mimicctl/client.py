@@ -118,9 +118,18 @@ class Client:
 
     async def describe(self) -> dict[str, Any]:
         """Everything: version, pid, interfaces, connections."""
-        (text,) = await self._call(names.MANAGER, "Describe")
+        described = await self._describe_part(0, 1)
+        parts = described["parts"]
+        if parts > 1:
+            for number in range(parts):
+                part = await self._describe_part(number, parts)
+                described["connections"] += part["connections"]
+        return described
+
+    async def _describe_part(self, number: int, parts: int) -> dict[str, Any]:
+        (text,) = await self._call(names.MANAGER, "DescribePart", "uu", [number, parts])
         described = json.loads(text)
-        if not isinstance(described, dict):
+        if not isinstance(described, dict) or "parts" not in described:
             raise FailedError("mimicd described itself in a way this mimicctl does not know")
         return described
 

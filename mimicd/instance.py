@@ -21,8 +21,10 @@ from mimicd.core.flows import Action, Command, Flows, Forget, Resend, stop_comma
 from mimicd.core.frames import command_frame
 from mimicd.core.model import PADDING_RANDOM, InterfaceConfig
 from mimicd.core.notes import CHANGES, connection_of
+from mimicd.core.part import WHOLE, Part
 from mimicd.core.rules import RuleBook
 from mimicd.core.settings import config_texts
+from mimicd.core.shortages import RING_FULL, Shortages
 from mimicd.kernel.dataplane import RING_BYTES, DataPlane
 from mimicd.kernel.netlink import Link, Netlink
 from mimicd.kernel.packet_socket import PacketSocket
@@ -33,10 +35,11 @@ log = logging.getLogger(__name__)
 
 _NS = 1_000_000_000
 _EVENTS_AT_ONCE = 64
-_LOOKS_AT_ONCE = 256
+# A look may send a frame, which takes some 70 us, and all of these may have their turn at once.
+_LOOKS_AT_ONCE = 64
 _HOUSEKEEPING_S = 1.0
-_RING_FULL = abi.COUNTERS.index("drop-ring-full")
 _ENTRIES_AT_ONCE = 256
+_PASSED_PER_ENTRY = 8  # an entry that is not wanted takes less than so much of one that is
 _DISGUISE_BYTES = 12
 
 ChangeFunction = Callable[[Connection], None]
@@ -94,7 +97,7 @@ class Instance:
         self._ring: Ring | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
-        self._ring_full = 0
+        self._shortages: Shortages | None = None
         self._send_failures = 0
         self.trouble = ""
         """What could not be put back, so that it is told once."""
@@ -185,7 +188,7 @@ class Instance:
                 "mimicd needs CAP_NET_RAW, or root",
             ) from error
         self._ring = Ring(self.plane.ring_fd, RING_BYTES)
-        self._ring_full = self.plane.counter(_RING_FULL)
+        self._shortages = Shortages(self.plane.counter)
         self._loop.add_reader(self.plane.ring_fd, self._read_ring)
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
 
@@ -206,7 +209,7 @@ class Instance:
 
     async def stop(self) -> None:
         """RST to every peer, then everything is detached."""
-        async for entries in self._entries():
+        async for entries in self._entries(at_once=_LOOKS_AT_ONCE):
             for command in stop_commands(entries):
                 self._act(command, entries[command.key])
         self._close()
@@ -277,7 +280,7 @@ class Instance:
         self.link = link
 
     async def _drop_connections_of(self, numbers: set[int]) -> None:
-        async for entries in self._entries():
+        async for entries in self._entries(at_once=_LOOKS_AT_ONCE):
             mine = {key: entry for key, entry in entries.items() if entry.rule in numbers}
             for command in stop_commands(mine):
                 self._act(command, mine[command.key])
@@ -337,14 +340,11 @@ class Instance:
         if due_ns is not None and due_ns <= now_ns():
             # The loop's clock stood still while the machine was suspended, deadlines did not.
             self._set_timer()
-        full = self.plane.counter(_RING_FULL)
-        if full != self._ring_full:
-            self._log(
-                WARNING,
-                f"{full - self._ring_full} records did not fit the ring buffer: the daemon was"
-                " too slow, datagrams of handshakes are lost",
-            )
-            self._ring_full = full
+        assert self._shortages is not None
+        risen, sentences = self._shortages.news(now_ns())
+        for sentence in sentences:
+            self._log(WARNING, sentence)
+        if RING_FULL in risen:
             task = self._loop.create_task(self._rescan(after_loss=True))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -354,7 +354,7 @@ class Instance:
 
     async def _rescan(self, after_loss: bool = False) -> None:
         """Look at every connection: after adopting, and where events were lost."""
-        async for entries in self._entries():
+        async for entries in self._entries(at_once=_LOOKS_AT_ONCE):
             for key, entry in entries.items():
                 if after_loss:
                     self._on_event(_event_of(key, entry))
@@ -399,14 +399,20 @@ class Instance:
 
     # --- looking ---
 
-    async def _entries(self) -> AsyncIterator[dict[bytes, ConnEntry]]:
-        """All connections, in portions between which the loop goes on."""
+    async def _entries(
+        self, part: Part = WHOLE, at_once: int = _ENTRIES_AT_ONCE
+    ) -> AsyncIterator[dict[bytes, ConnEntry]]:
+        """All connections, or a part of them, in portions between which the loop goes on."""
         portion: dict[bytes, ConnEntry] = {}
+        passed = 0
         for key, raw in self.plane.conns.items():
-            portion[key] = abi.decode_conn(raw)
-            if len(portion) >= _ENTRIES_AT_ONCE:
+            if part.has(key):
+                portion[key] = abi.decode_conn(raw)
+            else:
+                passed += 1
+            if len(portion) + passed // _PASSED_PER_ENTRY >= at_once:
                 yield portion
-                portion = {}
+                portion, passed = {}, 0
                 await asyncio.sleep(0)
         if portion:
             yield portion
@@ -414,9 +420,13 @@ class Instance:
     def _view_of(self, key: bytes, entry: ConnEntry, now: int) -> Connection:
         return connection_of(key, entry, self.book.text(entry.rule), self.name, now)
 
-    async def connections(self) -> AsyncIterator[list[Connection]]:
-        """A snapshot of all of them, in portions."""
-        async for entries in self._entries():
+    def count_connections(self) -> int:
+        """About: those that the kernel has told of."""
+        return len(self._flows)
+
+    async def connections(self, part: Part = WHOLE) -> AsyncIterator[list[Connection]]:
+        """A snapshot of all of them, or of a part, in portions."""
+        async for entries in self._entries(part):
             now = now_ns()
             yield [self._view_of(key, entry, now) for key, entry in entries.items()]
 

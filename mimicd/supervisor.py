@@ -21,6 +21,7 @@ from mimicd.core.errors import (
 )
 from mimicd.core.manager import Listener, Options
 from mimicd.core.model import InterfaceConfig
+from mimicd.core.part import WHOLE, Part
 from mimicd.core.rules import RuleBook
 from mimicd.core.settings import build_config, config_texts, format_filter, parse_filter
 from mimicd.core.values import parse_verbosity
@@ -161,13 +162,19 @@ class Supervisor:
         self._save(instance)
         self._tell_added(instance.view())
 
-    async def connections(self, interface: str) -> AsyncIterator[Sequence[Connection]]:
+    def count_connections(self) -> int:
+        """Of all interfaces, about."""
+        return sum(instance.count_connections() for instance in self._instances.values())
+
+    async def connections(
+        self, interface: str, part: Part = WHOLE
+    ) -> AsyncIterator[Sequence[Connection]]:
         """The connections of one running interface, of all of them for "", in portions."""
         if interface in self._waiting:
             return
         instances = [self._running(interface)] if interface else list(self._instances.values())
         for instance in instances:
-            async for portion in instance.connections():
+            async for portion in instance.connections(part):
                 yield portion
 
     def interfaces(self) -> list[InterfaceView]:

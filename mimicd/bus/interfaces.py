@@ -90,6 +90,7 @@ MANAGER = Interface(
         Method("ListConnections", (_NAME,), (("connections", names.CONNECTION_LIST_SIGNATURE),)),
         Method("ListInterfaces", (), (("objects", "ao"),)),
         Method("Describe", (), (("json", "s"),)),
+        Method("DescribePart", (("part", "u"), ("parts", "u")), (("json", "s"),)),
     ),
     signals=(
         Signal("InterfaceAdded", (_NAME, ("object", "o"))),

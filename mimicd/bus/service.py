@@ -31,6 +31,7 @@ from mimicd.bus.values import decode_options, plain_view
 from mimicd.core.connection import Connection as FlowConnection
 from mimicd.core.errors import BusError
 from mimicd.core.manager import Manager, Options
+from mimicd.core.part import WHOLE, Part, parts_for
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,7 @@ class BusService:
             (names.MANAGER, "ListConnections"): self._list_connections,
             (names.MANAGER, "ListInterfaces"): self._list_interfaces,
             (names.MANAGER, "Describe"): self._describe,
+            (names.MANAGER, "DescribePart"): self._describe_part,
         }
 
     async def _run(self, call: Call) -> list[Any]:
@@ -182,22 +184,37 @@ class BusService:
 
     async def _describe(self, call: Call) -> PackedBody:
         async with self._turn(call.sender):
-            facts = {
-                "version": self._manager.version,
-                "pid": os.getpid(),
-                "interfaces": [plain_view(view) for view in self._manager.interfaces()],
-            }
-            text = LongText()
-            text.add(json.dumps(facts)[:-1])
-            before = ', "connections": ['
-            async for portion in self._manager.connections(""):
-                for part in _slices(portion):
-                    text.add(before + ", ".join(json.dumps(one.as_plain()) for one in part))
+            return await self._description({}, WHOLE)
+
+    async def _describe_part(self, call: Call) -> PackedBody:
+        number, parts = call.body
+        if number >= parts:
+            raise ReplyError(names.INVALID_ARGS, f"of {parts} parts there is no number {number}")
+        async with self._turn(call.sender):
+            needed = parts_for(self._manager.count_connections())
+            if parts == 1 and needed > 1:
+                return await self._description({"parts": needed}, None)
+            return await self._description({"parts": parts}, Part(number, parts))
+
+    async def _description(self, more: dict[str, int], part: Part | None) -> PackedBody:
+        facts = {
+            "version": self._manager.version,
+            "pid": os.getpid(),
+            "interfaces": [plain_view(view) for view in self._manager.interfaces()],
+            **more,
+        }
+        text = LongText()
+        text.add(json.dumps(facts)[:-1])
+        before = ', "connections": ['
+        if part is not None:
+            async for portion in self._manager.connections("", part):
+                for few in _slices(portion):
+                    text.add(before + ", ".join(json.dumps(one.as_plain()) for one in few))
                     before = ", "
                     _check_size(text)
                     await asyncio.sleep(0)
-            text.add("]}" if before == ", " else before + "]}")
-            return PackedBody(text.body())
+        text.add("]}" if before == ", " else before + "]}")
+        return PackedBody(text.body())
 
     @contextlib.asynccontextmanager
     async def _turn(self, sender: str) -> AsyncIterator[None]:
@@ -245,8 +262,8 @@ def _check_size(body: ConnectionList | LongText) -> None:
     if len(body) > BODY_LIMIT_BYTES:
         raise ReplyError(
             names.LIMITS_EXCEEDED,
-            f"the connections do not fit into one message of {BODY_LIMIT_BYTES >> 20} MiB; ask for"
-            " one interface at a time",
+            f"the connections do not fit into one message of {BODY_LIMIT_BYTES >> 20} MiB;"
+            " DescribePart gives them in parts",
         )
 
 

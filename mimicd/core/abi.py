@@ -113,8 +113,10 @@ def flow_texts(key: bytes) -> tuple[str, str]:
 
 
 def _end_text(raw: bytes, port: int) -> str:
+    if raw.startswith(_MAPPED):
+        return f"{raw[12]}.{raw[13]}.{raw[14]}.{raw[15]}:{port}"
     address = decode_address(raw)
-    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+    return f"[{address}]:{port}"
 
 
 # struct filter_key: prefix_bits origin family port_class address[16]

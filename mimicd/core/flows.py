@@ -5,7 +5,6 @@ The kernel owns every connection; here stands only what it cannot keep: the data
 handshakes that are under way, and when to look at which connection again.
 """
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -62,7 +61,7 @@ class _Flow:
     attempt: int = 0
     attempt_rx_ns: int = 0
     """last_rx_ns for which `attempt` counts."""
-    held: deque[tuple[int, bytes]] = field(default_factory=deque)
+    held: list[tuple[int, bytes]] = field(default_factory=list)
     """Generation and frame."""
 
 
@@ -156,11 +155,13 @@ class Flows:
 
     def _drop_held(self, flow: _Flow, before: int | None = None) -> None:
         """All of them, or those of handshakes before one."""
-        kept = deque(
+        if not flow.held:
+            return
+        kept = [
             (generation, frame)
             for generation, frame in flow.held
             if before is not None and not _is_after(before, generation)
-        )
+        ]
         self._held_bytes -= sum(len(frame) for _, frame in flow.held)
         self._held_bytes += sum(len(frame) for _, frame in kept)
         flow.held = kept

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from mimicd.core.connection import Connection, InterfaceView
+from mimicd.core.part import WHOLE, Part
 
 Options = Mapping[str, str | Sequence[str]]
 """Configuration key -> text, or texts for `filter`."""
@@ -55,8 +56,13 @@ class Manager(Protocol):
         """Of one running interface, of the daemon and all of them for "". `level` is a text of
         log.verbosity."""
 
-    def connections(self, interface: str) -> AsyncIterator[Sequence[Connection]]:
-        """The connections of one running interface, of all of them for "".
+    def count_connections(self) -> int:
+        """Of all interfaces, about: those that the kernel has told of."""
+
+    def connections(
+        self, interface: str, part: Part = WHOLE
+    ) -> AsyncIterator[Sequence[Connection]]:
+        """The connections of one running interface, of all of them for "", or a part of them.
 
         In portions of a few milliseconds each, so that a long list need not be in memory as a
         whole and holds up nobody. Raises before the first one, if at all.

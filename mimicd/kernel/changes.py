@@ -6,12 +6,16 @@ every message is treated as that, and none has to be understood.
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 # RTMGRP_LINK, RTMGRP_TC, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 _RTMGRP = 0x1 | 0x8 | 0x10 | 0x100
 _READ_BYTES = 65536
+_READS_AT_ONCE = 64
 
 SETTLE_S = 0.05
 """An interface that comes up sends a burst of messages: one listing serves them all."""
@@ -23,6 +27,7 @@ class Changes:
     def __init__(self, on_change: Callable[[], None]) -> None:
         """Raises OSError."""
         self._on_change = on_change
+        self._lost = ""
         self._pending: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -36,17 +41,24 @@ class Changes:
 
     def _read(self) -> None:
         try:
-            while self._socket.recv(_READ_BYTES):
-                pass
+            # whatever is left after so many makes the loop call again
+            for _ in range(_READS_AT_ONCE):
+                self._socket.recv(_READ_BYTES)
         except BlockingIOError:
             pass
-        except OSError:
-            pass  # ENOBUFS: messages were lost, which is one more reason to list
+        except OSError as error:
+            # ENOBUFS: messages were lost, which is one more reason to list
+            self._lost = error.strerror or str(error)
         if self._pending is None:
             self._pending = self._loop.call_later(SETTLE_S, self._tell)
 
     def _tell(self) -> None:
         self._pending = None
+        if self._lost:
+            log.warning(
+                "messages about links and addresses were lost, all are listed: %s", self._lost
+            )
+            self._lost = ""
         self._on_change()
 
     def close(self) -> None:

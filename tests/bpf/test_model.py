@@ -183,7 +183,7 @@ def twin_of(plane: Plane, number: int, of_settings: FlowSettings) -> Twin:
     return Twin(plane, LOCAL[remote.version], remote, of_settings)
 
 
-@settings(max_examples=100, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     st.integers(0, len(REMOTES) - 1),
     st.sampled_from(SETTINGS),
@@ -261,8 +261,10 @@ def every_combination_of_flags(plane: Plane, state: State | None, everything: bo
         known(twin, state)
     hint = Hint(twin.model.now_ns, twin.cookie(0, 3), 5000, 5001, 1460, 3)
     entry = replace(twin.entry, drops=list(twin.entry.drops)) if twin.entry else None
+    # of the other two bits of the byte nothing depends on the lower six
+    tried = range(256) if everything else (*range(64), 0xC2, 0x91, 0x44)
     for with_hint in (None, hint):
-        for flags in range(256):
+        for flags in tried:
             replaced(twin, entry, with_hint)
             for seq, ack, length in places(twin, everything):
                 replaced(twin, entry, with_hint)

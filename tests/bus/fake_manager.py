@@ -10,6 +10,7 @@ from typing import cast
 from mimicd.core.connection import Connection, InterfaceView, Role, State
 from mimicd.core.errors import AlreadyRunningError, NoSuchInterfaceError, NotRunningError
 from mimicd.core.manager import Listener, Manager, Options
+from mimicd.core.part import WHOLE, Part
 from mimicd.core.settings import build_config, config_texts
 from mimicd.core.values import parse_verbosity
 
@@ -81,12 +82,17 @@ class FakeManager:
         if interface:
             self._running(interface)
 
-    async def connections(self, interface: str) -> AsyncIterator[list[Connection]]:
+    def count_connections(self) -> int:
+        return sum(map(len, self.connections_of.values()))
+
+    async def connections(
+        self, interface: str, part: Part = WHOLE
+    ) -> AsyncIterator[list[Connection]]:
         if interface:
             self._running(interface)
         for name, own in self.connections_of.items():
             if interface in ("", name) and own:
-                yield own
+                yield [one for one in own if part.has(f"{name} {one.remote}".encode())]
 
     def interfaces(self) -> list[InterfaceView]:
         return list(self._views.values())

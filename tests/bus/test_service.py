@@ -116,6 +116,32 @@ def test_describe_is_everything_in_json(bus: PrivateBus) -> None:
     run(scene())
 
 
+def test_describe_part_by_part_is_everything_once(bus: PrivateBus) -> None:
+    async def scene() -> None:
+        async with serving(bus) as (manager, _), Caller.on(bus) as caller:
+
+            async def part(number: int, parts: int) -> Any:
+                return json.loads(await caller.result("DescribePart", "uu", [number, parts]))
+
+            manager.add("eth0", {"filter": [FILTER]})
+            few = [connection(number) for number in range(3)]
+            manager.connections_of["eth0"] = few
+            facts = await part(0, 1)
+            assert facts["connections"] == [one.as_plain() for one in few]
+            assert (facts["parts"], facts["version"]) == (1, "1.2.3")
+            assert len(facts["interfaces"]) == 1
+            manager.connections_of["eth0"] = [connection(number) for number in range(20_000)]
+            facts = await part(0, 1)
+            assert (facts["parts"], facts["connections"]) == (3, [])
+            parts = [await part(number, 3) for number in range(3)]
+            remotes = [one["remote"] for one_part in parts for one in one_part["connections"]]
+            assert len(remotes) == len(set(remotes)) == 20_000
+            name, text = await caller.fault("DescribePart", "uu", [3, 3])
+            assert (name, text) == (names.INVALID_ARGS, "of 3 parts there is no number 3")
+
+    run(scene())
+
+
 def test_properties_of_the_manager_and_of_an_interface_are_read(bus: PrivateBus) -> None:
     async def scene() -> None:
         async with serving(bus) as (manager, _), Caller.on(bus) as caller:

@@ -104,6 +104,15 @@ class Program:
         self.process.kill()
         self.process.wait()
 
+    def await_words(self, words: str, within_s: float = READY_WITHIN_S) -> None:
+        """Wait until these words are in its output."""
+
+        def said() -> bool:
+            self.check_running()
+            return words in self.log
+
+        wait_until(said, within_s, f"{words!r} in the output", every_s=0.02)
+
     def resident_kib(self) -> int:
         """Memory that it has in RAM now (VmRSS of proc(5))."""
         status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace")
@@ -153,7 +162,8 @@ class Daemon(Program):
         address = f"unix:path={self.folder / 'bus'}"
         self._bus: Bus | None = None
         own_env = {**_clean_environment(), "RUNTIME_DIRECTORY": str(self.runtime), **(env or {})}
-        argv = [*program, "--address", address, *options]
+        self._arguments = ["--address", address, *options]
+        argv = [*program, *self._arguments]
         super().__init__(host, argv, self.folder / "mimicd.log", own_env)
         self._client_env = {**_clean_environment(), "DBUS_SYSTEM_BUS_ADDRESS": address}
 
@@ -180,6 +190,10 @@ class Daemon(Program):
         if self._bus is None:
             raise RigError("the bus runs only inside the daemon's context")
         return self._bus
+
+    def run_as(self, *program: str) -> None:
+        """From the next start on this stands in for mimicd, with the same arguments."""
+        self._argv = [*program, *self._arguments]
 
     def await_ready(self, within_s: float = READY_WITHIN_S) -> None:
         """Wait until this very process owns its name on the bus."""
@@ -243,15 +257,6 @@ class Foreground(Program):
             return attachments(self.host).is_complete
 
         wait_until(attached, within_s, "TC filters attached", every_s=0.05)
-
-    def await_words(self, words: str, within_s: float = READY_WITHIN_S) -> None:
-        """Wait until these words are in its output."""
-
-        def said() -> bool:
-            self.check_running()
-            return words in self.log
-
-        wait_until(said, within_s, f"{words!r} in the output", every_s=0.02)
 
 
 def _clean_environment() -> dict[str, str]:
