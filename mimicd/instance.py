@@ -235,7 +235,7 @@ class Instance:
         gone = old - set(book.filters)
         if gone:
             await self._drop_connections_of(gone)
-        await self._rescan()
+        self._rescan_soon()
 
     def set_verbosity(self, verbosity: int) -> None:
         """How much is said, 0 (error) to 4 (trace)."""
@@ -345,12 +345,16 @@ class Instance:
         for sentence in sentences:
             self._log(WARNING, sentence)
         if RING_FULL in risen:
-            task = self._loop.create_task(self._rescan(after_loss=True))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._rescan_soon(after_loss=True)
         if self._send_failures:
             self._log(WARNING, f"{self._send_failures} frames of our own could not be sent")
             self._send_failures = 0
+
+    def _rescan_soon(self, after_loss: bool = False) -> None:
+        """Beside everything else: of tens of thousands of connections it takes seconds."""
+        task = self._loop.create_task(self._rescan(after_loss))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _rescan(self, after_loss: bool = False) -> None:
         """Look at every connection: after adopting, and where events were lost."""

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A flood of SYNs from addresses that nobody has: it costs no memory, and nobody notices it."""
+
+import json
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.netns.disguise import remote_and_local
+from tests.rig.daemon import Daemon
+from tests.rig.echo import EchoServer, ask, ask_all
+from tests.rig.flood import SynFlood
+from tests.rig.network import Network
+from tests.rig.traffic import endpoint, exchange, flow
+
+PORT, OTHER_PORT = 51820, 51821
+LIVING = 20
+NEWCOMERS = 3
+GROWTH_MAX_KIB = 512
+SHORT, LONG = 100_000, 1_000_000
+
+
+def run(daemon: Daemon, *filters: str, xdp_mode: str) -> None:
+    options = [word for text in filters for word in ("-f", text)]
+    daemon.ctl("run", "--detach", "-x", xdp_mode, *options, daemon.host.interface, check=True)
+
+
+def shown(daemon: Daemon) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(daemon.ctl("show", "--json", check=True).stdout)
+    return facts
+
+
+def is_weathered(net: Network, count: int, xdp_mode: str) -> None:
+    one, other = (remote_and_local(net, 4, port) for port in (PORT, OTHER_PORT))
+    with ExitStack() as stack:
+        a, b = stack.enter_context(Daemon(net.a)), stack.enter_context(Daemon(net.b))
+        run(a, one[0], other[0], xdp_mode=xdp_mode)
+        run(b, one[1], other[1], xdp_mode=xdp_mode)
+        server = stack.enter_context(EchoServer(net.b, PORT))
+        clients = [stack.enter_context(endpoint(net.a)) for _ in range(LIVING)]
+        assert ask_all(clients, server.endpoint) == LIVING
+        ends = stack.enter_context(flow(net.a, net.b, port_b=OTHER_PORT))
+        assert all(verdict.clean for verdict in exchange(*ends, [100] * 100))
+        assert len(shown(b)["connections"]) == LIVING + 1
+        before_kib, rounds, newcomers = b.resident_kib(), 0, 0
+        with SynFlood(net.a, (net.b.address(), PORT), count) as flood:
+            while flood.goes_on or newcomers < NEWCOMERS:
+                # every datagram of those that are there arrives, and whoever is new gets in
+                assert all(
+                    verdict.clean for verdict in exchange(*ends, [100, 1400] * 250, seed=rounds)
+                )
+                assert ask_all(clients, server.endpoint) == LIVING
+                newcomer = stack.enter_context(endpoint(net.a))
+                assert ask(newcomer, server.endpoint, within_s=10.0)
+                rounds, newcomers = rounds + 1, newcomers + 1
+        assert flood.sent >= count
+        after = shown(b)
+        growth_kib = b.resident_kib() - before_kib
+    counters = after["interfaces"][0]["counters"]
+    print(
+        f"{flood.sent} SYNs, {counters['rx-syn']} answered, {rounds} rounds, {newcomers} newcomers,"
+        f" daemon grew by {growth_kib} KiB"
+    )
+    assert len(after["connections"]) == LIVING + 1 + newcomers
+    assert {entry["state"] for entry in after["connections"]} == {"established"}
+    # nearly all of it came through, and each that did was answered
+    assert counters["rx-syn"] >= 0.9 * flood.sent
+    assert counters["tx-syn-ack"] == counters["rx-syn"]
+    assert not [name for name in counters if name.endswith("-full")]
+    assert growth_kib <= GROWTH_MAX_KIB
+
+
+def test_a_hundred_thousand_forged_syns_are_not_felt(direct_network: Network) -> None:
+    is_weathered(direct_network, SHORT, "auto")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("xdp_mode", ["none", "native"])
+def test_a_million_forged_syns_are_not_felt(direct_network: Network, xdp_mode: str) -> None:
+    is_weathered(direct_network, LONG, xdp_mode)
