@@ -85,9 +85,8 @@ def load_addresses() -> Iterator[str]:
     return (f"203.0.113.{1 + at}" for at in range(ADDRESSES))
 
 
-def measure_growth(options: Options, compared: Sequence[Arm], load: Path) -> Samples:
-    """Plain UDP and the project at every number of connections and of filters."""
-    samples = Samples()
+def measure_growth(options: Options, compared: Sequence[Arm], load: Path, samples: Samples) -> None:
+    """Plain UDP and the project at every number of connections and of filters, into `samples`."""
     kinds: list[tuple[str, Sequence[int], Callable[..., dict[str, float]]]] = [
         ("connections", options.connections, connections),
         ("filters", options.filters, filters),
@@ -102,7 +101,6 @@ def measure_growth(options: Options, compared: Sequence[Arm], load: Path) -> Sam
                 files = {FILTER_FILE: filter_file(count if kind == "filters" else 1)}
                 _at_one_size(options, samples, compared, load, step, files)
         say(f"growth: pass {number + 1} of {options.growth_passes}")
-    return samples
 
 
 def _at_one_size(

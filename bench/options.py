@@ -51,9 +51,7 @@ class Options:
     """More options of mimicd, at both ends."""
     output: Path | None = None
     calm_s: float = 8.0
-    """How long a step waits at most for a quiet machine."""
-    repeats: int = 2
-    """Of a step that others disturbed."""
+    """How long a step waits at most for a quiet machine; 0: not at all, whoever disturbs it."""
     strict: bool = False
 
     @property
@@ -70,7 +68,6 @@ QUICK = Options(
     seconds=0.3,
     times=3,
     calm_s=0,
-    repeats=0,
 )
 
 
@@ -131,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="calm_s",
         type=float,
         metavar="S",
-        help="how long a step waits for a quiet machine",
+        help="wait for a quiet machine; 0: never",
     )
     add("--strict", action="store_true", help="exit with 1 if a target is missed")
     return parser

@@ -26,6 +26,7 @@ from bench.wireguard import wireguard
 from tests.rig.namespace import RigError
 
 MAX_STRANGERS_SHARE = 0.15
+REPEATS = 2
 
 
 Measure = Callable[[Session], dict[str, float]]
@@ -68,9 +69,10 @@ def steps(options: Options) -> list[Step]:
     return [step for step in found if step.name.split()[0] in options.figures]
 
 
-def measure(options: Options, scenario: Scenario, arms: Sequence[Arm], load: Path) -> Samples:
-    """All passes. What an arm cannot do is noted, and the others go on."""
-    samples = Samples()
+def measure(
+    options: Options, scenario: Scenario, arms: Sequence[Arm], load: Path, samples: Samples
+) -> None:
+    """All passes, into `samples`. What an arm cannot do is noted, and the others go on."""
     for number in range(options.passes):
         start_s = time.monotonic()
         samples.begin_pass([arm.name for arm in arms])
@@ -89,14 +91,13 @@ def measure(options: Options, scenario: Scenario, arms: Sequence[Arm], load: Pat
         say(
             f"{scenario}: pass {number + 1} of {options.passes}, {time.monotonic() - start_s:.0f} s"
         )
-    return samples
 
 
 def measure_step(options: Options, samples: Samples, session: Session, step: Step) -> None:
     """A step that strangers disturbed is repeated; the least disturbed one counts."""
     where = f"{session.arm.name}, {step.name}"
     best: tuple[float, dict[str, float]] | None = None
-    for _ in range(1 + options.repeats):
+    for _ in range(1 + (REPEATS if options.calm_s else 0)):
         wait_for_calm(options.calm_s)
         strangers = Strangers()
         try:
