@@ -99,7 +99,8 @@ def measure_growth(options: Options, compared: Sequence[Arm], load: Path, sample
                     f"{count} {kind}", partial(measure, count=count, seconds=options.seconds)
                 )
                 files = {FILTER_FILE: filter_file(count if kind == "filters" else 1)}
-                _at_one_size(options, samples, compared, load, step, files)
+                ordered = compared if number % 2 == 0 else compared[::-1]
+                _at_one_size(options, samples, ordered, load, step, files)
         say(f"growth: pass {number + 1} of {options.growth_passes}")
 
 
