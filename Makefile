@@ -6,6 +6,7 @@
 # make bench      measure beside plain UDP (as root): make bench BENCH='--quick'
 # make check      format, lint, types and unit tests, without root
 # make man        the manual pages, in build/man
+# make deb        a Debian package, in dist/
 # make install    commands, libraries, bus policy and units, in $(DESTDIR)$(prefix)
 # make uninstall  what install put there
 
@@ -25,6 +26,9 @@ actiondir = /usr/share/polkit-1/actions
 exampledir = $(datadir)/doc/mimicd/examples
 mandir = $(datadir)/man
 python = /usr/bin/python3
+# "no" leaves the byte code, or Debian's packages, to a package manager
+compile = yes
+packages = yes
 
 modules = $(shell find mimicd mimicctl kaminari -name '*.py')
 sources = $(wildcard bpf/*.c bpf/*.h)
@@ -60,7 +64,7 @@ define reload_units
 endef
 
 .SILENT:
-.PHONY: all demo test peers bench check man install uninstall
+.PHONY: all demo test peers bench check man deb install uninstall
 all: check
 
 demo:
@@ -83,12 +87,26 @@ check:
 man:
 	$(python) -B -m man.build build/man
 
+# Built in a copy, since dpkg writes beside the tree that it builds, and into it.
+deb:
+	./setup.sh --deb
+	rm -rf build/deb
+	mkdir -p build/deb/tree dist
+	tar -c --exclude=__pycache__ --exclude='./.*' --exclude=./build \
+	    --exclude=./dist --exclude=./tests . | tar -x -C build/deb/tree
+	# setup.sh installed what is needed; the compiler that dpkg takes for granted is not
+	cd build/deb/tree && dpkg-buildpackage --no-check-builddeps --build=binary \
+	    --unsigned-changes >../log 2>&1 || { tail -n 20 ../log >&2; exit 1; }
+	rm -f dist/mimicd_*.deb
+	mv build/deb/mimicd_*.deb dist/
+	ls dist/mimicd_*.deb
+
 install:
-	test -n '$(DESTDIR)' || ./setup.sh --packages
+	test -n '$(DESTDIR)' -o '$(packages)' = no || ./setup.sh --packages
 	set -e; for file in $(modules); do \
 	    install -D -m 644 "$$file" '$(DESTDIR)$(pythondir)'/"$$file"; done
 	$(call put,$(sources),$(pythondir)/mimicd/_bpf)
-	$(python) -m compileall -q -s '$(DESTDIR)' '$(DESTDIR)$(pythondir)'
+	test '$(compile)' = no || $(python) -m compileall -q -s '$(DESTDIR)' '$(DESTDIR)$(pythondir)'
 	$(call command,$(sbindir)/mimicd,mimicd.__main__,main)
 	$(call command,$(bindir)/mimicctl,mimicctl.__main__,main)
 	$(call command,$(bindir)/kaminaric,kaminari.command,client_main)

@@ -7,6 +7,7 @@
 #   ./setup.sh             what the program and the demonstration need
 #   ./setup.sh --dev       and what tests, checks and benchmarks need
 #   ./setup.sh --packages  only the Debian packages of the program itself, no .venv
+#   ./setup.sh --deb       only what builds the Debian package, no .venv
 #
 # Exit code: 0 ready, 1 failed, 2 bad usage, 3 no network, 4 root is needed for the packages.
 # Nothing outside .venv and Debian's own packages is changed.
@@ -15,6 +16,7 @@ set -eu
 program="python3 python3-bpfcc python3-dbus-next python3-pyroute2 python3-uvloop
     linux-libc-dev dbus python3-h11 python3-cryptography python3-numpy"
 checkout="python3-venv python3-wheel iproute2 nftables iperf3 tshark tcpdump ethtool procps"
+package_tools="debhelper dh-python dpkg-dev python3"
 tools="ca-certificates libcap2-bin openssl curl man-db
     gcc libc6-dev wireguard-go wireguard-tools"
 
@@ -122,7 +124,8 @@ case "${1-}" in
 '') packages="$program $checkout" ;;
 --dev) packages="$program $checkout $tools" ;;
 --packages) packages=$program ;;
--h | --help) sed -n '4,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+--deb) packages=$package_tools ;;
+-h | --help) sed -n '4,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
 *) die 2 "unknown option '$1'; see ./setup.sh --help" ;;
 esac
 [ $# -le 1 ] || die 2 "one option at most; see ./setup.sh --help"
@@ -151,7 +154,7 @@ unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX PIP_USER VIRTUAL_ENV
 
 # shellcheck disable=SC2086  # a list of words
 install_packages $packages
-[ "${1-}" != --packages ] || exit 0
+case "${1-}" in --packages | --deb) exit 0 ;; esac
 step venv "$(pwd) $(readlink -f "$python")" make_venv
 step project "$(key_of pyproject.toml mimicd/__init__.py)" install_project
 [ "${1-}" = --dev ] || exit 0

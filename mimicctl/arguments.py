@@ -32,7 +32,7 @@ class Request:
     """Configuration key -> texts as given, in their order."""
     file: str | None = None
     switches: frozenset[str] = frozenset()
-    """Options without an argument: "json", "detach", "check", "connections", "process"."""
+    """Options without an argument: "json", "detach", "check", "wait", "connections", "process"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ COMMANDS = (
             *SETTING_OPTIONS,
             Option("", "--detach", "", "leave it running and return", "detach"),
             Option("", "--check", "", "only check the settings", "check"),
+            Option("", "--wait", "", "wait until the interface is there and up", "wait"),
             *_COMMON,
         ),
     ),

@@ -12,10 +12,17 @@ from mimicctl import table
 from mimicctl.arguments import Request
 from mimicctl.client import Client, Event
 from mimicctl.foreground import ForegroundRun
+from mimicctl.link_wait import wait_until_up
 from mimicctl.output import Output, person_is_there
 from mimicctl.stopping import Stopped, StopSignals
 from mimicd.core.config_text import parse_config_text
-from mimicd.core.errors import FailedError, InvalidConfigError, NotRunningError, Problem
+from mimicd.core.errors import (
+    FailedError,
+    InvalidConfigError,
+    MimicError,
+    NotRunningError,
+    Problem,
+)
 from mimicd.core.filter_text import EXAMPLE
 from mimicd.core.settings import build_config, merge_texts, notes_on
 from mimicd.core.terminal import log_line
@@ -88,7 +95,10 @@ class Commands:
         build_config(texts)
         if "check" in request.switches:
             self._output.data(f"{table.printable(request.interface)}: the settings are good\n")
-        elif "detach" in request.switches:
+            return
+        if "wait" in request.switches:
+            await self._stops.race(wait_until_up(request.interface))
+        if "detach" in request.switches:
             await self._with_client(lambda client: self._run_detached(client, texts))
         else:
             run = ForegroundRun(self._open, request.interface, texts, self._output)
@@ -163,10 +173,7 @@ class Commands:
             file = str(self._config_file(request.interface))
             await self._reload_one(client, request.interface, file)
         else:
-            for view in await client.interfaces():
-                config_file = self._config_file(view["name"])
-                if config_file.exists():
-                    await self._reload_one(client, view["name"], str(config_file))
+            await self._reload_all(client)
 
     async def _reload_one(self, client: Client, interface: str, file: str | None) -> None:
         texts = self._texts(interface, file)
@@ -204,6 +211,22 @@ class Commands:
             raise InvalidConfigError(f"{what}: no filter given", f"for example filter = {EXAMPLE}")
         count = len(build_config(texts).filters)
         self._output.data(f"{what}: the settings are good, {table.filters(count)}\n")
+
+    async def _reload_all(self, client: Client) -> None:
+        """What is wrong with one file, or one interface, does not hold up the others."""
+        failed: MimicError | None = None
+        for view in await client.interfaces():
+            config_file = self._config_file(view["name"])
+            if not config_file.exists():
+                continue
+            try:
+                await self._reload_one(client, view["name"], str(config_file))
+            except MimicError as error:
+                if failed is not None:
+                    self._output.error(failed)
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def _monitor_until_stopped(self) -> None:
         try:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from mimicd import logs
 from mimicd.command_line import Invocation, parse_command_line, read_options
 from mimicd.core.errors import FailedError, MimicError, MissingDependencyError
+from mimicd.notify import Watchdog, notify
 
 if TYPE_CHECKING:
     # imported late, so that what is missing can be named
@@ -107,6 +108,8 @@ async def _serve(invocation: Invocation) -> int:
     loop.add_signal_handler(signal.SIGHUP, reload)
     await supervisor.open(only=invocation.interface)
     by: signal.Signals | None = None
+    watchdog = Watchdog()
+    watchdog.start()
     try:
         if invocation.interface:
             await _serve_one(supervisor, invocation, ended)
@@ -114,6 +117,8 @@ async def _serve(invocation: Invocation) -> int:
             await _serve_bus(supervisor, invocation, ended)
         by = ended.result()
     finally:
+        notify("STOPPING=1")
+        watchdog.close()
         # Where this process could not even begin, what it took over is not its to stop.
         if by in _STOP:
             await supervisor.stop_all()
@@ -156,6 +161,7 @@ async def _serve_bus(supervisor: Supervisor, invocation: Invocation, ended: _End
         ) from None
     keeper = BusKeeper(supervisor, bus_address(invocation.address, os.environ))
     await keeper.start()
+    notify("READY=1")
     log.info("serving on the bus")
     try:
         await ended

@@ -2,13 +2,15 @@
 """The daemon's log: what is shown, also when that changes while it runs, and what a line is like.
 
 A line about an interface is shown by that interface's log.verbosity, any other by the daemon's
-own level; -v and -q of the daemon shift both. Lines go to stderr: for a terminal with the level's
-name, under systemd with the priority that journald reads (sd-daemon(3)).
+own level; -v and -q of the daemon shift both. Lines go to stderr, with the level's name. Where
+stderr leads to journald they are records with fields, or, if its socket cannot be used, lines
+with the priority that it reads (sd-daemon(3)).
 
 A record about an interface has it as the attribute `interface`, and `connection`, both ends in
 words, where it is about one.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -17,6 +19,7 @@ from typing import TextIO
 
 from mimicd.core.terminal import colour_wanted, log_line
 from mimicd.core.values import LEVELS
+from mimicd.journal import JournalHandler
 
 ERROR, WARNING, INFO, DEBUG, TRACE = range(len(LEVELS))
 
@@ -41,14 +44,21 @@ def set_up(
     shift: int, stream: TextIO = sys.stderr, environ: Mapping[str, str] = os.environ
 ) -> None:
     """Log to `stream`. `shift`: how many more -v than -q."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(formatter_for(stream, environ))
-    logging.getLogger().addHandler(handler)
+    logging.getLogger().addHandler(_handler_for(stream, environ))
     _Shift.by = shift
     set_daemon_level(INFO)
     # what libraries say below a warning concerns nobody here
     for name in ("asyncio", "pyroute2"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _handler_for(stream: TextIO, environ: Mapping[str, str]) -> logging.Handler:
+    if is_journal(stream, environ):
+        with contextlib.suppress(OSError):
+            return JournalHandler("mimicd")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter_for(stream, environ))
+    return handler
 
 
 def set_daemon_level(level: int) -> None:
