@@ -47,10 +47,10 @@ def run(report: Report, package: str) -> None:
         scenes.installed(report, package)
         scenes.activated(report)
         scenes.trusted(report)
+        scenes.unready(report)
         lan.start_peer()
         with Traffic(lan) as traffic:
             scenes.attached(report, lan, traffic)
-        scenes.unready(report)
         scenes.replugged(report, lan, lambda: Traffic(lan))
         for scene in (scenes.reloaded, scenes.restarted, scenes.crashed, scenes.hung):
             with Traffic(lan) as traffic:
