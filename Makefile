@@ -7,6 +7,8 @@
 # make check      format, lint, types and unit tests, without root
 # make man        the manual pages, in build/man
 # make deb        a Debian package, in dist/
+# make system-test
+#                 that package on this machine, under traffic (as root, where systemd runs)
 # make install    commands, libraries, bus policy and units, in $(DESTDIR)$(prefix)
 # make uninstall  what install put there
 
@@ -64,7 +66,7 @@ define reload_units
 endef
 
 .SILENT:
-.PHONY: all demo test peers bench check man deb install uninstall
+.PHONY: all demo test peers bench check man deb system-test install uninstall
 all: check
 
 demo:
@@ -100,6 +102,9 @@ deb:
 	rm -f dist/mimicd_*.deb
 	mv build/deb/mimicd_*.deb dist/
 	ls dist/mimicd_*.deb
+
+system-test: deb
+	python3 -B -m tests.system dist/mimicd_*.deb
 
 install:
 	test -n '$(DESTDIR)' -o '$(packages)' = no || ./setup.sh --packages

@@ -18,7 +18,7 @@ program="python3 python3-bpfcc python3-dbus-next python3-pyroute2 python3-uvloop
 checkout="python3-venv python3-wheel iproute2 nftables iperf3 tshark tcpdump ethtool procps"
 package_tools="debhelper dh-python dpkg-dev python3"
 tools="ca-certificates libcap2-bin openssl curl man-db
-    gcc libc6-dev wireguard-go wireguard-tools"
+    gcc libc6-dev wireguard-go wireguard-tools systemd $package_tools"
 
 # Debian's own Python, whatever stands first on PATH: it is the one that sees Debian's packages.
 python=/usr/bin/python3

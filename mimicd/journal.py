@@ -12,6 +12,7 @@ fields INTERFACE and CONNECTION: `journalctl INTERFACE=eth0`.
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import fcntl
 import logging
@@ -28,6 +29,8 @@ _PRIORITIES = (
     (logging.INFO, 6),
 )
 _DEBUG = 7
+_PATIENCE_S = 0.5
+"""How long a journald that does not read may hold up the daemon."""
 _OWN_FIELDS = {"interface": "INTERFACE", "connection": "CONNECTION"}
 
 
@@ -47,24 +50,23 @@ def encode_field(name: str, value: str) -> bytes:
 class JournalHandler(logging.Handler):
     """Sends records to journald. `identifier`: SYSLOG_IDENTIFIER, what lines begin with."""
 
-    def __init__(self, identifier: str, path: Path = SOCKET) -> None:
-        """Raises OSError where journald cannot be reached."""
+    def __init__(self, identifier: str, path: Path | None = None) -> None:
+        """`path`: of its socket, if not SOCKET. Raises OSError where journald cannot be reached."""
         super().__init__()
         self._identifier = identifier
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(_PATIENCE_S)
         try:
-            # Connected by name at each start of journald anew: systemd keeps the socket itself.
-            self._socket.connect(str(path))
+            # It outlives a restart of journald: the socket itself is systemd's.
+            self._socket.connect(str(path or SOCKET))
         except OSError:
             self._socket.close()
             raise
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Never raises."""
-        try:
+        """Never raises; while journald is away, what it would have got is lost."""
+        with contextlib.suppress(OSError):
             self._send(self.encode(record))
-        except Exception:
-            self.handleError(record)
 
     def encode(self, record: logging.LogRecord) -> bytes:
         """The datagram of one record."""

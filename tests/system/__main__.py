@@ -59,6 +59,7 @@ def run(report: Report, package: str) -> None:
             scenes.upgraded(report, lan, traffic, package)
         with Traffic(lan) as traffic:
             scenes.stopped(report, lan, traffic, bare)
+        lan.stop_peer()
         scenes.purged(report, bare)
 
 

@@ -6,6 +6,7 @@ this machine  mimic0 ------------- eth0  peer (mimicd run, without a bus)
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import tempfile
@@ -49,6 +50,7 @@ class Lan:
     def __init__(self) -> None:
         self.peer = Namespace("peer")
         self._log = tempfile.NamedTemporaryFile("w+", prefix="mimicd-peer-")  # noqa: SIM115
+        self._folder = tempfile.TemporaryDirectory(prefix="mimicd-peer-")
         self._program: subprocess.Popen[bytes] | None = None
         self.plug()
 
@@ -60,6 +62,7 @@ class Lan:
         do("ip", "link", "del", INTERFACE, check=False)
         self.peer.close()
         self._log.close()
+        self._folder.cleanup()
 
     def plug(self) -> None:
         """Make the cable."""
@@ -82,10 +85,10 @@ class Lan:
     def start_peer(self) -> None:
         """Returns when it is attached."""
         self._log.truncate(0)
-        own = f"local={_THERE[0].ip}:{PORT}"
-        self._program = self.peer.start(
-            "/usr/sbin/mimicd", "run", "-f", own, "eth0", stdout=self._log, stderr=self._log
-        )
+        command = ("/usr/sbin/mimicd", "run", "-f", f"local={_THERE[0].ip}:{PORT}", "eth0")
+        # its state lies apart from that of the daemon here
+        env = {**os.environ, "RUNTIME_DIRECTORY": self._folder.name}
+        self._program = self.peer.start(*command, stdout=self._log, stderr=self._log, env=env)
         wait_until(lambda: "attached" in self.peer_log, WITHIN_S, "the peer is attached")
 
     def stop_peer(self) -> None:
