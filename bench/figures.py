@@ -4,7 +4,7 @@
 import statistics
 from dataclasses import dataclass
 
-from bench.machine import Strangers, memory_bytes, tree
+from bench.machine import Strangers, memory_bytes, tree, used_s
 from bench.session import Session
 from bench.traffic import Sent, Tally
 
@@ -27,6 +27,8 @@ class Flood:
     sent: Sent
     tally: Tally
     strangers_share: float
+    ours_s: float
+    """Processor time of sender, receiver and the arm's programs, whatever others did meanwhile."""
 
     @property
     def rate_pps(self) -> float:
@@ -51,17 +53,30 @@ class Flood:
         busy_s = self.sent.busy_s - self.strangers_share * self.sent.wall_s
         return max(0.0, busy_s) * 1e6 / self.tally.packets if self.tally.packets else 0.0
 
+    @property
+    def ours_us(self) -> float:
+        """For each that arrived."""
+        return self.ours_s * 1e6 / self.tally.packets if self.tally.packets else 0.0
+
+    @property
+    def way_us(self) -> float:
+        """Processor time of the sending thread for each datagram: on veth its whole way."""
+        return self.sent.sender_s * 1e6 / self.sent.offered if self.sent.offered else 0.0
+
 
 def stream(session: Session, size: int, seconds: float, rate: int = 0, **options: int) -> Flood:
     """Send for so long, at a rate or (0) as fast as it goes, on a connection that stands."""
-    run = session.begin()
-    strangers = Strangers()
+    run, start = session.begin()
+    arm_before_s, strangers = used_s(session.processes()), Strangers()
     sent = session.sender.send(
         **{"size": size, "run": run, "warm_ms": WARM_MS, "rate": rate, "ms": int(seconds * 1000)}
         | options
     )
     share = strangers.share()
-    return Flood(sent, session.receiver.settle(), share)
+    tally = session.receiver.settle()
+    arm_s = used_s(session.processes()) - arm_before_s
+    ours_s = sent.sender_s + tally.receiver_s - start.receiver_s + arm_s
+    return Flood(sent, tally, share, ours_s)
 
 
 def flood(session: Session, size: int, seconds: float) -> dict[str, float]:
@@ -71,6 +86,8 @@ def flood(session: Session, size: int, seconds: float) -> dict[str, float]:
     return {
         f"{name}.pps": result.rate_pps,
         f"{name}.cpu_us": result.cpu_us,
+        f"{name}.ours_us": result.ours_us,
+        f"{name}.way_us": result.way_us,
         f"{name}.loss_percent": 100 * result.loss,
     }
 
@@ -92,6 +109,7 @@ def segments(session: Session, size: int, seconds: float) -> dict[str, float]:
     return {
         f"{name}.pps": result.rate_pps,
         f"{name}.cpu_us": result.cpu_us,
+        f"{name}.ours_us": result.ours_us,
         f"{name}.loss_percent": 100 * result.loss,
     }
 
@@ -117,7 +135,7 @@ def round_trip(session: Session, seconds: float) -> dict[str, float]:
     """One small datagram at a time, there and back."""
     asked = session.sender.ask(
         size=SMALL_BYTES,
-        run=session.begin(),
+        run=session.begin()[0],
         warm_ms=WARM_MS,
         ms=int(seconds * 1000),
         count=MOST_ASKED,
@@ -158,7 +176,7 @@ def burst(session: Session, times: int) -> dict[str, float]:
 
 
 def _from_new_port(session: Session, count: int) -> Tally:
-    run = session.begin()
+    run, _ = session.begin()
     session.sender.send(size=SMALL_BYTES, run=run, count=count, port=next(session.ports))
     return session.receiver.settle(wanted=count)
 

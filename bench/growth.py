@@ -51,8 +51,13 @@ def connections(session: Session, count: int, seconds: float) -> dict[str, float
     many = flows(count)
     ms, common = int(seconds * 1000), {"size": SIZE_BYTES, "warm_ms": WARM_MS} | many
     flood = figures.stream(session, SIZE_BYTES, seconds, **{"warm_ms": WARM_MS} | many)
-    asked = session.sender.ask(run=session.begin(), ms=ms, count=MOST_ASKED, **common)
-    values = {"pps": flood.rate_pps, "cpu_us": flood.cpu_us, "rtt_us": asked.p50_ns / 1000}
+    asked = session.sender.ask(run=session.begin()[0], ms=ms, count=MOST_ASKED, **common)
+    values = {
+        "pps": flood.rate_pps,
+        "cpu_us": flood.cpu_us,
+        "way_us": flood.way_us,
+        "rtt_us": asked.p50_ns / 1000,
+    }
     values |= {"loss_percent": 100 * flood.loss} | _memory(session)
     return {f"connections.{count}.{name}": value for name, value in values.items()}
 
@@ -61,7 +66,12 @@ def filters(session: Session, count: int, seconds: float) -> dict[str, float]:
     """The same on one connection while so many filters are there."""
     flood = figures.stream(session, SIZE_BYTES, seconds)
     trip = figures.round_trip(session, seconds)
-    values = {"pps": flood.rate_pps, "cpu_us": flood.cpu_us, "rtt_us": trip["rtt.p50_us"]}
+    values = {
+        "pps": flood.rate_pps,
+        "cpu_us": flood.cpu_us,
+        "way_us": flood.way_us,
+        "rtt_us": trip["rtt.p50_us"],
+    }
     values |= {"loss_percent": 100 * flood.loss} | _memory(session)
     if session.programs:
         values["ready_ms"] = session.ready_s * 1000

@@ -62,6 +62,16 @@ def memory_bytes(pids: Iterable[int]) -> int:
     return total
 
 
+def used_s(pids: Iterable[int]) -> float:
+    """Processor time that all threads of processes have used (schedstat of proc(5))."""
+    total_ns = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for task in (PROC / str(pid) / "task").iterdir():
+                total_ns += int((task / "schedstat").read_text(encoding="ascii").split()[0])
+    return total_ns / 1e9
+
+
 class Strangers:
     """How much processor time others take, as a share of one CPU, since this was made.
 

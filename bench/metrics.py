@@ -36,6 +36,8 @@ _UNITS = {
 _WORDS = {
     "pps": "",
     "cpu_us": "CPU a packet",
+    "ours_us": "CPU of the programs a packet",
+    "way_us": "CPU of the sender a packet",
     "loss_percent": "lost",
     "lost_percent": "lost",
     "lost": "lost",

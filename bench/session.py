@@ -14,7 +14,7 @@ from pathlib import Path
 from bench import arms
 from bench.arms import Arm
 from bench.machine import tree
-from bench.traffic import RECEIVER_CPU, SENDER_CPU, NoAnswerError, Receiver, Sender
+from bench.traffic import RECEIVER_CPU, SENDER_CPU, NoAnswerError, Receiver, Sender, Tally
 from tests.rig.daemon import Program
 from tests.rig.namespace import RigError, scratch_folder
 from tests.rig.network import Host, Network, direct, routed
@@ -61,11 +61,10 @@ class Session:
     """From the start of its processes to the first answer."""
     ports: Iterator[int] = field(default_factory=lambda: itertools.count(FIRST_COLD_PORT))
 
-    def begin(self) -> int:
-        """Number of a new run, which the receiver counts from now on."""
+    def begin(self) -> tuple[int, Tally]:
+        """Number of a new run, which the receiver counts from now on, and its state."""
         run = next(_runs)
-        self.receiver.begin(run)
-        return run
+        return run, self.receiver.begin(run)
 
     def processes(self) -> list[int]:
         """The arm's, with their children."""

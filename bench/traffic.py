@@ -51,6 +51,8 @@ class Tally:
     last_ns: int
     first_latency_ns: int
     last_latency_ns: int
+    receiver_s: float
+    """Processor time of the receiving thread since its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Sent:
     seconds: float
     wall_s: float
     """With the wait for what was still on its way: the time that busy_s is of."""
+    sender_s: float
+    """Processor time of the sending thread; what others run does not lengthen it."""
     busy_s: float
     """Sum over all CPUs of the time that they were not idle."""
 
@@ -92,9 +96,9 @@ class Receiver:
             self.close()
             raise
 
-    def begin(self, run: int) -> None:
+    def begin(self, run: int) -> Tally:
         """Count the datagrams of this run from now on, and no others."""
-        self._order(f"begin {run}")
+        return Tally(**self._order(f"begin {run}"))
 
     def tell(self) -> Tally:
         """What has arrived so far."""
@@ -118,13 +122,13 @@ class Receiver:
         self._process.kill()
         self._process.wait(END_WITHIN_S)
 
-    def _order(self, words: str) -> dict[str, int]:
+    def _order(self, words: str) -> dict[str, Any]:
         assert self._process.stdin is not None
         self._process.stdin.write(words.encode() + b"\n")
         self._process.stdin.flush()
         return self._read()
 
-    def _read(self) -> dict[str, int]:
+    def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:

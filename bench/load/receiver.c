@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define NUMBERS (1u << 25) /* beyond, the marks of what was seen are used again */
@@ -18,12 +19,22 @@ static struct {
 	uint8_t seen[NUMBERS / 8];
 } tally;
 
-static void *take_orders(void *unused)
+/* Processor time of the receiving thread so far. */
+static double used_s(pthread_t receiver)
+{
+	struct timespec used = {0};
+	clockid_t clock;
+
+	if (!pthread_getcpuclockid(receiver, &clock))
+		clock_gettime(clock, &used);
+	return used.tv_sec + used.tv_nsec / 1e9;
+}
+
+static void *take_orders(void *receiver)
 {
 	char line[64];
 	unsigned run;
 
-	(void)unused;
 	while (fgets(line, sizeof(line), stdin)) {
 		if (sscanf(line, "begin %u", &run) == 1) {
 			memset(&tally, 0, sizeof(tally));
@@ -31,9 +42,10 @@ static void *take_orders(void *unused)
 		}
 		printf("{\"packets\": %lu, \"twice\": %lu, \"broken\": %lu, \"late\": %lu,"
 		       " \"first_ns\": %lu, \"last_ns\": %lu, \"first_latency_ns\": %lu,"
-		       " \"last_latency_ns\": %lu}\n",
+		       " \"last_latency_ns\": %lu, \"receiver_s\": %.6f}\n",
 		       tally.packets, tally.twice, tally.broken, tally.late, tally.first_ns,
-		       tally.last_ns, tally.first_latency_ns, tally.last_latency_ns);
+		       tally.last_ns, tally.first_latency_ns, tally.last_latency_ns,
+		       used_s(*(pthread_t *)receiver));
 		fflush(stdout);
 	}
 	_exit(0); /* whoever gave the orders is gone */
@@ -72,12 +84,14 @@ int serve(const struct options *options)
 	struct sockaddr_storage from[BATCH];
 	struct mmsghdr messages[BATCH];
 	struct iovec vectors[BATCH];
+	static pthread_t receiver;
 	pthread_t orders;
 	int udp = open_udp();
 
 	if (bind(udp, (void *)&target, target_bytes))
 		die("bind");
-	if (pthread_create(&orders, 0, take_orders, 0))
+	receiver = pthread_self();
+	if (pthread_create(&orders, 0, take_orders, &receiver))
 		die("pthread_create");
 	stay_on(options->cpu);
 	printf("{\"ready\": 1}\n");
