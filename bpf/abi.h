@@ -19,6 +19,7 @@
 #define MAX_FILTERS 524288
 #define MAX_HALF_OPEN 4096
 #define RING_BYTES (4 << 20)
+#define TRACE_RING_BYTES (256 << 10)
 
 /* Datagrams that one connection may hold back until it is established. */
 #define HELD_MAX 256
@@ -180,7 +181,10 @@ struct config {
 enum event_type { EVENT_HELD = 1, EVENT_STATE, EVENT_TRACE };
 enum event_flag { EVENT_SENT = 1, EVENT_PARTIAL = 2 };
 
-/* EVENT_HELD is followed by frame_len bytes of frame, link header first. */
+/*
+ * EVENT_HELD is followed by frame_len bytes of frame, link header first. EVENT_TRACE is a
+ * segment, and comes in a ring of its own, where it takes no room from the others.
+ */
 struct event {
 	__u32 type;
 	__u32 frame_len;
@@ -263,6 +267,7 @@ enum counter {
 	DROP_RX_MAP_FULL,
 	DROP_RX_REWRITE,
 	DROP_RX_PLAIN,
+	COUNT_TRACE_LOST, /* segments that a full ring kept from being told; they went on */
 	COUNTERS
 };
 

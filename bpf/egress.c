@@ -126,6 +126,7 @@ static __always_inline int apply_send(struct __sk_buff *skb, const struct config
 		if (become_data(skb, p, o, v, n, b))
 			return drop(DROP_REWRITE);
 		count(COUNT_TX_DATA);
+		trace(cfg, flow, now, EVENT_SENT, TCP_ACK | TCP_PSH, v->seq, v->ack, n + v->padding);
 		if (resent)
 			count(COUNT_RESENT);
 		if (v->action == SEND_DATA)
@@ -144,6 +145,8 @@ static __always_inline int apply_send(struct __sk_buff *skb, const struct config
 	if (v->action == SEND_HOLD_AND_OPEN && !may_still_open(flow, v, c, now))
 		return TC_ACT_STOLEN;
 	count(kind);
+	trace(cfg, flow, now, EVENT_SENT, v->control.flags, v->control.seq, v->control.ack,
+	      v->control.payload);
 	return transmit(skb, cfg);
 }
 

@@ -279,6 +279,9 @@ static __always_inline int apply_receive(frame *f, struct config *cfg,
 	count(v->counter);
 	if (v->control.flags && v->limited && !rst_allowed(cfg, now))
 		v->control.flags = 0;
+	if (v->control.flags)
+		trace(cfg, flow, now, EVENT_SENT, v->control.flags, v->control.seq, v->control.ack,
+		      v->control.payload);
 	if (v->deliver) {
 		if (restore_datagram(f, p, tcp, v->padding, b))
 			return receive_dropped(DROP_RX_REWRITE);
@@ -368,6 +371,7 @@ static __always_inline int receive(frame *f)
 	if (why)
 		return receive_dropped(why);
 	now = bpf_ktime_get_boot_ns();
+	trace(cfg, &flow, now, 0, s->flags, s->seq, s->ack, s->length);
 	state = c ? c->state : IDLE;
 	plain = state == ESTABLISHED && (s->flags & ~TCP_ACK) == TCP_PSH;
 	random = (u32)now * 0x9e3779b1U;

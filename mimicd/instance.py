@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mimicd.core import abi
-from mimicd.core.abi import ConnEntry, Event, EventType, Operation, Reason
+from mimicd.core.abi import ConnEntry, Event, EventType, Operation, Reason, TracedSegment
 from mimicd.core.connection import Connection, InterfaceView, State
 from mimicd.core.errors import FailedError
 from mimicd.core.filter_tables import NO_TABLES, Address, FilterTables, build_tables, decode_tables
@@ -29,7 +29,8 @@ from mimicd.kernel.dataplane import RING_BYTES, DataPlane
 from mimicd.kernel.netlink import Link, Netlink
 from mimicd.kernel.packet_socket import PacketSocket
 from mimicd.kernel.ring import Ring
-from mimicd.logs import DEBUG, INFO, WARNING
+from mimicd.logs import DEBUG, INFO, TRACE, WARNING, shifted
+from mimicd.trace import Trace
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Instance:
         self.trouble = ""
         """What could not be put back, so that it is told once."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._trace = Trace(plane, self._tell_segment, self._tell_untold)
 
     @property
     def name(self) -> str:
@@ -191,8 +193,10 @@ class Instance:
         self._shortages = Shortages(self.plane.counter)
         self._loop.add_reader(self.plane.ring_fd, self._read_ring)
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
+        self._switch_trace()
 
     def _close(self) -> None:
+        self._trace.close()
         for timer in (self._timer, self._housekeeping):
             if timer is not None:
                 timer.cancel()
@@ -212,11 +216,13 @@ class Instance:
         async for entries in self._entries(at_once=_LOOKS_AT_ONCE):
             for command in stop_commands(entries):
                 self._act(command, entries[command.key])
+        self._trace.switch(False)
         self._close()
         await self.plane.detach()
 
     def leave(self) -> None:
         """Close what is this process's; what is pinned goes on."""
+        self._trace.switch(False)
         self._close()
         self.plane.leave()
 
@@ -232,6 +238,7 @@ class Instance:
         """
         old = set(self.book.filters)
         await self._apply(config, book)
+        self._switch_trace()
         gone = old - set(book.filters)
         if gone:
             await self._drop_connections_of(gone)
@@ -240,6 +247,12 @@ class Instance:
     def set_verbosity(self, verbosity: int) -> None:
         """How much is said, 0 (error) to 4 (trace)."""
         self.config = replace(self.config, verbosity=verbosity)
+        self._switch_trace()
+
+    def _switch_trace(self) -> None:
+        """Segments are told where anybody would see it: on the bus, or in the daemon's log."""
+        verbosity = self.config.verbosity
+        self._trace.switch(max(verbosity, shifted(verbosity)) >= TRACE)
 
     async def _apply(self, config: InterfaceConfig, book: RuleBook) -> None:
         own = frozenset(await self._net.addresses(self.link.ifindex))
@@ -316,6 +329,13 @@ class Instance:
         if raw is not None:
             self._on_change(self._view_of(event.key, abi.decode_conn(raw), now_ns()))
 
+    def _tell_segment(self, segment: TracedSegment) -> None:
+        local, remote = abi.flow_texts(segment.key)
+        self._log(TRACE, segment.text(), connection=f"{local} => {remote}")
+
+    def _tell_untold(self, count: int) -> None:
+        self._log(WARNING, f"{count} segments are not told: they came faster than lines can go")
+
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -346,6 +366,7 @@ class Instance:
             self._log(WARNING, sentence)
         if RING_FULL in risen:
             self._rescan_soon(after_loss=True)
+        self._trace.tell_lost()
         if self._send_failures:
             self._log(WARNING, f"{self._send_failures} frames of our own could not be sent")
             self._send_failures = 0

@@ -13,6 +13,7 @@ words, where it is about one.
 import contextlib
 import logging
 import os
+import select
 import sys
 from collections.abc import Mapping
 from typing import TextIO
@@ -56,7 +57,7 @@ def _handler_for(stream: TextIO, environ: Mapping[str, str]) -> logging.Handler:
     if is_journal(stream, environ):
         with contextlib.suppress(OSError):
             return JournalHandler("mimicd")
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(formatter_for(stream, environ))
     return handler
 
@@ -102,6 +103,31 @@ def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
     except (OSError, ValueError):
         return False
     return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Waits for nobody: a terminal that was stopped, or a pipe that nobody empties, costs lines,
+    not handshakes. How many is said once there is room again.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lost = 0
+        self._room: select.poll | None = None
+        with contextlib.suppress(OSError, ValueError):  # not a file
+            poller = select.poll()
+            poller.register(stream.fileno(), select.POLLOUT)
+            self._room = poller
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A pipe has room when it takes PIPE_BUF bytes at once (pipe(7)), more than a line has.
+        if self._room is not None and not self._room.poll(0):
+            self._lost += 1
+            return
+        if self._lost:
+            words, self._lost = f"{self._lost} lines of the log are lost, nobody read them", 0
+            super().emit(logging.makeLogRecord({"levelno": logging.WARNING, "msg": words}))
+        super().emit(record)
 
 
 class _JournalFormatter(logging.Formatter):

@@ -73,6 +73,7 @@ COUNTERS = (
     "drop-rx-map-full",
     "drop-rx-rewrite",
     "drop-rx-plain",
+    "trace-lost",
 )
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
@@ -332,6 +333,12 @@ def decode_config(raw: bytes) -> Config:
     return Config(*values)
 
 
+class ConfigFlag(enum.IntFlag):
+    """enum config_flag."""
+
+    TRACE = 1
+
+
 class EventType(enum.IntEnum):
     """enum event_type."""
 
@@ -340,7 +347,7 @@ class EventType(enum.IntEnum):
     TRACE = 3
 
 
-_EVENT_PARTIAL = 2
+_EVENT_SENT, _EVENT_PARTIAL = 1, 2
 # struct event: type frame_len at_ns key generation seq ack length, 4 + 4 bytes, transport_at
 _EVENT = struct.Struct("=IIQ36sIIII8BI")
 EVENT_BYTES = _EVENT.size
@@ -380,6 +387,39 @@ def decode_event(raw: bytes) -> Event:
         rest[8],
         raw[EVENT_BYTES : EVENT_BYTES + frame_len],
     )
+
+
+_TCP_FLAGS = {"SYN": 2, "FIN": 1, "RST": 4, "PSH": 8, "ACK": 16}
+
+
+@dataclass(frozen=True, slots=True)
+class TracedSegment:
+    """One record of the trace's ring buffer."""
+
+    at_ns: int
+    key: bytes
+    sent: bool
+    """False: received."""
+    seq: int
+    ack: int
+    length: int
+    """TCP payload, bytes."""
+    flags: int
+    """As in the header (RFC 9293 section 3.1)."""
+
+    def text(self) -> str:
+        """What the log says of it, without the connection."""
+        names = ",".join(name for name, bit in _TCP_FLAGS.items() if self.flags & bit) or "none"
+        direction = "sent" if self.sent else "received"
+        return f"{direction} - len={self.length}, {names} seq={self.seq}, ack={self.ack}"
+
+
+def decode_trace(raw: bytes) -> TracedSegment:
+    """A record of the trace's ring; raises ValueError or struct.error where it is none."""
+    type_, _, at_ns, key, _, seq, ack, length, *rest = _EVENT.unpack_from(raw)
+    if EventType(type_) is not EventType.TRACE:
+        raise ValueError("not of a segment")
+    return TracedSegment(at_ns, key, bool(rest[3] & _EVENT_SENT), seq, ack, length, rest[4])
 
 
 class Operation(enum.IntEnum):

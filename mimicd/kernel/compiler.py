@@ -28,7 +28,7 @@ _SOURCES = {
 """The sources for receiving on XDP, and for receiving on TC ingress, in their order."""
 
 EGRESS, INGRESS, REPLY = "mimic_egress", "mimic_ingress", "mimic_reply"
-MAPS = ("config", "rules", "ports", "filters", "conns", "half_opens", "counters", "ring")
+MAPS = ("config", "rules", "ports", "filters", "conns", "half_opens", "counters", "ring", "traces")
 
 # per-CPU buffers, which only the programs touch
 _BUFFERS = ("hold_buffers", "send_buffers", "receive_buffers")

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimicd.core.abi import COUNTERS, decode_config
+from mimicd.core.abi import COUNTERS, ConfigFlag, decode_config
 from mimicd.core.errors import AttachError, XdpBusyError
 from mimicd.kernel import bpf, bpffs, compiler, netlink
 from mimicd.kernel.bpf import Map
@@ -33,6 +33,7 @@ _KEY_AND_VALUE_BYTES = {
     "counters": (4, 8),
 }
 RING_BYTES = 4 << 20
+TRACE_RING_BYTES = 256 << 10
 _XDP_PIN = "xdp_link"
 # XDP on veth copies every frame; measured, a flood is a fifth faster without it.
 _BETTER_WITHOUT_XDP = {"veth"}
@@ -60,6 +61,7 @@ class DataPlane:
     conns: Map
     counters: Map
     ring_fd: int
+    trace_fd: int
     hop_ifindex: int
     """Near end of the hop; 0: superpackets are dropped."""
     _fds: dict[str, int]
@@ -195,6 +197,7 @@ class DataPlane:
             pinned=False,
             made_clsact=False,
             ring_fd=fds["ring"],
+            trace_fd=fds["traces"],
             hop_ifindex=0,
             _fds=fds,
             _root=root,
@@ -234,6 +237,15 @@ class DataPlane:
         raw = self.config.lookup(bytes(4)) or b""
         # hop_ifindex is the second word of struct config
         self.config.update(bytes(4), raw[:4] + near.to_bytes(4, sys.byteorder) + raw[8:])
+
+    def set_flag(self, flag: ConfigFlag, on: bool) -> None:
+        """Switch one of the programs' flags, from the next packet on."""
+        raw = self.config.lookup(bytes(4)) or b""
+        # flags is the fourth word of struct config
+        flags, bit = int.from_bytes(raw[12:16], sys.byteorder), int(flag)
+        wanted = flags | bit if on else flags & ~bit
+        if wanted != flags:
+            self.config.update(bytes(4), raw[:12] + wanted.to_bytes(4, sys.byteorder) + raw[16:])
 
     async def repair(self, link: Link) -> list[str]:
         """Put back what somebody removed; what was put back, in words.

@@ -56,6 +56,10 @@ class Ring:
                 budget -= 1
                 yield record
 
+    def skip(self) -> None:
+        """Pass over all that waits, unread."""
+        self._consumed[0] = _POSITION.unpack_from(self._producer)[0]
+
     def _reach(self, position: int, length: int) -> int:
         """Where `length` bytes from `position` on stand in the window, which moves if it must."""
         at = position & (self._size - 1)

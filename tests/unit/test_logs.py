@@ -109,6 +109,29 @@ def test_journald_gets_a_priority_for_every_line(tmp_path: Path) -> None:
     assert elsewhere.format(record) == "trace eth0: one\ntwo"
 
 
+def test_a_reader_who_stops_reading_costs_lines_and_no_time() -> None:
+    reading, writing = os.pipe()
+    root, handlers = logging.getLogger(), list(logging.getLogger().handlers)
+    with os.fdopen(reading, "rb", 0) as reader, os.fdopen(writing, "w") as stream:
+        logs.set_up(0, stream, {})
+        try:
+            # a pipe holds 64 KiB
+            for number in range(10_000):
+                logs.write("eth0", logs.INFO, f"line {number}")
+            shown = reader.read(1 << 20)
+            logs.write("eth0", logs.INFO, "there is room again")
+            rest = reader.read(1 << 20).decode().splitlines()
+        finally:
+            for handler in set(root.handlers) - set(handlers):
+                root.removeHandler(handler)
+    lost = 10_000 - shown.count(b"\n")
+    assert lost > 0
+    assert rest == [
+        f"warn  {lost} lines of the log are lost, nobody read them",
+        "info  eth0: there is room again",
+    ]
+
+
 @pytest.mark.parametrize(
     ("environ", "colour"),
     [
