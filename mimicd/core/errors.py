@@ -131,13 +131,18 @@ def _line_of(problem: Problem) -> str:
 
 
 def quote(text: str, limit: int = 80) -> str:
-    """`text` in double quotes for a message: control characters escaped, long text cut.
+    """`text` in double quotes for a message, made fit for one by `escape`."""
+    return f'"{escape(text, limit)}"'
+
+
+def escape(text: str, limit: int = 80) -> str:
+    """`text` for a message: control characters escaped, long text cut.
 
     It may come from the wire or the bus, so it must not be able to write to a terminal.
     """
     if len(text) > limit:
         text = text[:limit] + "..."
-    return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text) + '"'
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class NameResolutionError(MimicError):

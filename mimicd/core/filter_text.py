@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from mimicd.core.errors import InvalidConfigError, Problem, quote
+from mimicd.core.errors import InvalidConfigError, Problem, escape, quote
 from mimicd.core.model import ANY_PORT, PORT_MAX, Address, Filter, Origin
 from mimicd.core.values import parse_decimal, suggestion
 
@@ -147,7 +147,9 @@ def _split_port(origin: Origin, end: Piece) -> tuple[Piece, Piece]:
     if not colon or (opened and end.text.endswith("]")):
         raise InvalidConfigError(
             f"{quote(end.text)} has no port",
-            f"write {origin.value}={end.text}:PORT" if end.text else f"for example {EXAMPLE}",
+            f"write {origin.value}={escape(end.text)}:PORT"
+            if end.text
+            else f"for example {EXAMPLE}",
             end.offset,
         )
     return _trim(Piece(host, end.offset)), _trim(Piece(ports, end.offset + len(host) + 1))
@@ -208,7 +210,7 @@ def _brackets_missing(origin: Origin, end: Piece, host: str, port_text: str) -> 
         meant = "[ADDRESS]:PORT"
     return InvalidConfigError(
         f"{quote(end.text)} is not address:port, an IPv6 address needs brackets",
-        f"write {origin.value}={meant}",
+        f"write {origin.value}={escape(meant)}",
         end.offset,
     )
 

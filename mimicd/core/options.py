@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from mimicd.core.errors import EXIT_USAGE, MimicError
 from mimicd.core.settings import SETTINGS
+from mimicd.core.terminal import printable
 
 _HELP_WIDTH = 79
 _OPTION_WIDTH = 30
@@ -93,7 +94,7 @@ def read_arguments(
     try:
         pairs, operands = parse(list(argv), shorts, longs)
     except getopt.GetoptError as exc:
-        raise UsageError(exc.msg, f"{words} --help lists the options") from None
+        raise UsageError(printable(exc.msg), f"{words} --help lists the options") from None
     return [(by_name[name], value) for name, value in pairs], operands
 
 
