@@ -123,5 +123,5 @@ def test_without_the_socket_lines_go_to_stderr_with_their_priority(
         about = os.fstat(stream.fileno())
         environ = {"JOURNAL_STREAM": f"{about.st_dev}:{about.st_ino}"}
         handler = logs._handler_for(stream, environ)
-        assert type(handler) is logging.StreamHandler
+        assert isinstance(handler, logging.StreamHandler)
         assert handler.format(record("one", interface="eth0")) == "<6>eth0: one"
