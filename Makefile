@@ -6,6 +6,8 @@
 # make bench      measure beside plain UDP (as root): make bench BENCH='--quick'
 # make check      format, lint, types and unit tests, without root
 # make man        the manual pages, in build/man
+# make completions
+#                 what shells complete, in build/completions
 # make deb        a Debian package, in dist/
 # make system-test
 #                 that package on this machine, under traffic (as root, where systemd runs)
@@ -27,6 +29,10 @@ interfacedir = $(datadir)/dbus-1/interfaces
 actiondir = /usr/share/polkit-1/actions
 exampledir = $(datadir)/doc/mimicd/examples
 mandir = $(datadir)/man
+# Debian has a folder of its own for packages' completions
+zshdir = $(if $(filter /usr,$(prefix)),vendor-completions,site-functions)
+completions = $(foreach command,mimicctl mimicd,bash-completion/completions/$(command) \
+    zsh/$(zshdir)/_$(command) fish/vendor_completions.d/$(command).fish)
 python = /usr/bin/python3
 # "no" leaves the byte code, or Debian's packages, to a package manager
 compile = yes
@@ -66,7 +72,7 @@ define reload_units
 endef
 
 .SILENT:
-.PHONY: all demo test peers bench check man deb system-test install uninstall
+.PHONY: all demo test peers bench check man completions deb system-test install uninstall
 all: check
 
 demo:
@@ -88,6 +94,9 @@ check:
 
 man:
 	$(python) -B -m man.build build/man
+
+completions:
+	$(python) -B -m completions.build build/completions
 
 # Built in a copy, since dpkg writes beside the tree that it builds, and into it.
 deb:
@@ -126,6 +135,8 @@ install:
 	$(call put,$(examples),$(exampledir))
 	$(python) -B -m man.build '$(DESTDIR)$(mandir)'
 	cd '$(DESTDIR)$(mandir)' && chmod 644 $(pages)
+	$(python) -B -m completions.build '$(DESTDIR)$(datadir)' $(zshdir)
+	cd '$(DESTDIR)$(datadir)' && chmod 644 $(completions)
 	$(reload_units)
 	echo 'installed in $(DESTDIR)$(prefix): mimicd, mimicctl, kaminaric, kaminaris'
 
@@ -140,6 +151,7 @@ uninstall:
 	    '$(DESTDIR)$(unitdir)/dbus-org.mimicd1.service' \
 	    $(foreach file,$(actions),'$(DESTDIR)$(actiondir)/$(notdir $(file))')
 	rm -rf '$(DESTDIR)$(exampledir)'
-	rm -f $(foreach page,$(pages),'$(DESTDIR)$(mandir)/$(page)')
+	rm -f $(foreach page,$(pages),'$(DESTDIR)$(mandir)/$(page)') \
+	    $(foreach file,$(completions),'$(DESTDIR)$(datadir)/$(file)')
 	test -n '$(DESTDIR)' || rm -rf /var/cache/mimicd
 	$(reload_units)

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mimicd.core.settings import BY_KEY
 from mimicd.core.terminal import coloured as coloured
 from mimicd.core.terminal import log_line as log_line
 from mimicd.core.terminal import printable as printable
 
 _STATE_COLOURS = {"established": "32", "syn-sent": "33", "syn-received": "33", "idle": "2"}
 
-_SETTINGS_ORDER = ("handshake", "keepalive", "padding", "max_window", "log.verbosity")
+# What became of them is told in facts of their own.
+_NOT_AMONG_SETTINGS = {"link_type", "xdp_mode"}
 _LABEL_WIDTH = 14
 
 CONNECTION_HEADER = (
@@ -79,7 +81,12 @@ def interface_facts(
         ]
     facts += [("" if number else "filters", one) for number, one in enumerate(view["filters"])]
     settings = dict(view["settings"])
-    facts += [(key, settings[key]) for key in _SETTINGS_ORDER if key in settings]
+    # in the table's order; what a newer daemon has beyond it comes last
+    facts += [
+        (key, settings[key])
+        for key in (*BY_KEY, *(key for key in settings if key not in BY_KEY))
+        if key in settings and key not in _NOT_AMONG_SETTINGS
+    ]
     counters = [(key, count) for key, count in sorted(view["counters"].items()) if count]
     facts += [
         ("" if number else "counters", f"{key} {count}")

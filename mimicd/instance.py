@@ -23,7 +23,7 @@ from mimicd.core.model import PADDING_RANDOM, InterfaceConfig
 from mimicd.core.notes import CHANGES, connection_of
 from mimicd.core.part import WHOLE, Part
 from mimicd.core.rules import RuleBook
-from mimicd.core.settings import config_texts
+from mimicd.core.settings import config_texts, show_filter
 from mimicd.core.shortages import RING_FULL, Shortages
 from mimicd.kernel.dataplane import RING_BYTES, DataPlane
 from mimicd.kernel.netlink import Link, Netlink
@@ -465,7 +465,10 @@ class Instance:
             link_type=self.plane.link_type,
             xdp_mode=self.plane.xdp_mode,
             state="running",
-            filters=tuple(self.book.text(number) for number in sorted(self.book.filters)),
+            filters=tuple(
+                show_filter(found, self.config.flow)
+                for _, found in sorted(self.book.filters.items())
+            ),
             settings={key: str(value) for key, value in texts.items()},
             counters=self.counters(),
             max_payload=self.max_payload(),

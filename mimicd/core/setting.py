@@ -42,6 +42,8 @@ class Setting(Generic[T]):
     """Whether a filter may have its own."""
     field: str = ""
     """Where the value goes in FlowSettings (per_filter) or InterfaceConfig; "" = nowhere."""
+    choices: tuple[str, ...] = ()
+    """The words that it takes, or, where it takes others too, those that are worth a completion."""
     note: str = ""
     """What to tell somebody who sets it to anything but the default."""
 

@@ -17,7 +17,14 @@ from mimicd.core import values
 from mimicd.core.errors import InvalidConfigError, Located, Problem, quote
 from mimicd.core.filter_conflicts import conflicts
 from mimicd.core.filter_text import EXAMPLE, split_filter
-from mimicd.core.model import PADDING_MAX, TIMER_MAX, Filter, FlowSettings, InterfaceConfig
+from mimicd.core.model import (
+    PADDING_MAX,
+    TIMER_MAX,
+    Filter,
+    FlowSettings,
+    InterfaceConfig,
+    Origin,
+)
 from mimicd.core.setting import Flag, Setting
 
 T = TypeVar("T")
@@ -70,11 +77,21 @@ def format_filter(found: Filter, flow: FlowSettings = _DEFAULT_FLOW) -> str:
     return ",".join([end.text(), *_own_texts(found.settings, flow)])
 
 
+def show_filter(found: Filter, flow: FlowSettings = _DEFAULT_FLOW) -> str:
+    """A filter as `show` has it: with its address, those settings that differ from `flow`, and
+    behind that the name that led to the address."""
+    text = ",".join([found.text(), *_own_texts(found.settings, flow)])
+    return f"{text} ({found.host})" if found.host else text
+
+
 def _own_texts(own: FlowSettings, flow: FlowSettings) -> Iterator[str]:
     for row in SETTINGS:
         if row.per_filter and getattr(own, row.field) != getattr(flow, row.field):
             yield f"{row.key}={row.format(getattr(own, row.field))}"
 
+
+LINK_TYPES = ("auto", "eth", "none")
+XDP_MODES = ("auto", "skb", "native", "none")
 
 SETTINGS: tuple[Setting[Any], ...] = (
     Setting(
@@ -90,6 +107,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
         " most specific one wins: first the longest prefix, then the fewest ports, then local.",
         signature="as",
         field="filters",
+        choices=tuple(f"{origin.value}=" for origin in Origin),
     ),
     Setting(
         key="log.verbosity",
@@ -103,10 +121,11 @@ SETTINGS: tuple[Setting[Any], ...] = (
         metavar="LEVEL",
         help="How much is logged: error, warn, info, debug or trace, or its number from 0 to 4.",
         field="verbosity",
+        choices=values.LEVELS,
     ),
     Setting(
         key="link_type",
-        parse=values.choice_of("auto", "eth", "none"),
+        parse=values.choice_of(*LINK_TYPES),
         format=str,
         default=_DEFAULT.link_type,
         flags=(Flag("-L", "--link-type", "what packets begin with: auto, eth or none"),),
@@ -114,10 +133,11 @@ SETTINGS: tuple[Setting[Any], ...] = (
         help="What a packet of the interface begins with: eth for an Ethernet header, none for"
         " the IP header (PPP, TUN), auto to ask the kernel.",
         field="link_type",
+        choices=LINK_TYPES,
     ),
     Setting(
         key="xdp_mode",
-        parse=values.choice_of("auto", "skb", "native", "none"),
+        parse=values.choice_of(*XDP_MODES),
         format=str,
         default=_DEFAULT.xdp_mode,
         flags=(Flag("-x", "--xdp-mode", "how XDP is attached: auto, skb, native or none"),),
@@ -125,6 +145,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
         help="How the receiving side is attached: native in the driver, skb behind it, none for"
         " no XDP but TC ingress, auto for native where the driver can.",
         field="xdp_mode",
+        choices=XDP_MODES,
     ),
     Setting(
         key="use_libxdp",
@@ -173,6 +194,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
         " the same.",
         per_filter=True,
         field="padding",
+        choices=("random",),
     ),
     Setting(
         key="max_window",

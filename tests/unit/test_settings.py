@@ -33,6 +33,7 @@ from mimicd.core.settings import (
     config_texts,
     merge_texts,
     notes_on,
+    show_filter,
 )
 
 END = "remote=203.0.113.5:51820"
@@ -103,8 +104,11 @@ def test_texts_from_a_command_line_mean_the_same_as_from_a_file(config: Interfac
 def test_the_command_line_wins_over_the_file_and_filters_add_up(
     in_file: InterfaceConfig, in_command: InterfaceConfig
 ) -> None:
-    ends = {found.text() for found in in_file.filters}
-    added = tuple(found for found in in_command.filters if found.text() not in ends)
+    ends = [found.text() for found in in_file.filters]
+    # those that do not clash with a filter of the file
+    added = tuple(
+        found for found in in_command.filters if not check_texts({"filter": [*ends, found.text()]})
+    )
     command = config_texts(dataclasses.replace(in_command, filters=added))
     merged = build_config(merge_texts(config_texts(in_file), command))
     assert [found.text() for found in merged.filters] == [
@@ -302,6 +306,20 @@ def test_notes_tell_the_place_of_keys_that_are_repeated_in_a_file() -> None:
     )
     assert notes_on(in_file) == ["a.conf:4:11: padding is given again, this one wins"]
     assert notes_on({"padding": ["1", "2"], "nope": ["1"]}) == []
+
+
+def test_a_filter_is_shown_with_its_own_settings_and_its_name() -> None:
+    texts = {
+        "padding": "4",
+        "filter": [f"{END},padding=4", "local=192.0.2.1:1,handshake=:0,padding=random"],
+    }
+    config = build_config(texts)
+    assert [show_filter(found, config.flow) for found in config.filters] == [
+        END,
+        "local=192.0.2.1:1,handshake=2:0,padding=random",
+    ]
+    found = Filter(Origin.REMOTE, IPv4Address("192.0.2.9"), 5, host="peer.example")
+    assert show_filter(found) == "remote=192.0.2.9:5 (peer.example)"
 
 
 def test_a_resolved_name_stands_once_in_the_texts_for_all_its_addresses() -> None:
