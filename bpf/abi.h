@@ -40,8 +40,9 @@ enum origin { ORIGIN_LOCAL = 1, ORIGIN_REMOTE = 2 };
  * most packets cost that are none of ours is to read two numbers.
  */
 struct port_classes {
-	__u16 local[65536];
-	__u16 remote[65536];
+	/* Two bytes a port. For every element that is not a char BCC generates code, for seconds. */
+	char local[65536 * 2];
+	char remote[65536 * 2];
 };
 
 /* Longest-prefix key: origin, family and class always count, then the address. */

@@ -103,7 +103,7 @@ static __always_inline u32 find_rule(const struct flow_key *flow, int v6)
 	classes = ports.lookup(&zero);
 	if (!classes)
 		return 0;
-	key.port_class = classes->local[bpf_ntohs(flow->local_port)];
+	key.port_class = ((__u16 *)classes->local)[bpf_ntohs(flow->local_port)];
 	if (key.port_class) {
 		key.origin = ORIGIN_LOCAL;
 		__builtin_memcpy(key.address, flow->local, 16);
@@ -113,7 +113,7 @@ static __always_inline u32 find_rule(const struct flow_key *flow, int v6)
 			rank = value->rank;
 		}
 	}
-	key.port_class = classes->remote[bpf_ntohs(flow->remote_port)];
+	key.port_class = ((__u16 *)classes->remote)[bpf_ntohs(flow->remote_port)];
 	if (key.port_class) {
 		key.origin = ORIGIN_REMOTE;
 		__builtin_memcpy(key.address, flow->remote, 16);

@@ -6,6 +6,7 @@ so that the checksums of the first frame are right in all of them.
 """
 
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -95,8 +96,11 @@ class SynFlood:
                 rest = ctypes.byref(messages, done * ctypes.sizeof(_Message))
                 count = libc.sendmmsg(self._packet.fileno(), rest, BATCH - done, 0)
                 if count < 0:
-                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "sendmmsg")
-                done += count
+                    if ctypes.get_errno() != errno.ENOBUFS:
+                        code = ctypes.get_errno()
+                        raise OSError(code, os.strerror(code), "sendmmsg")
+                    os.sched_yield()  # the receiver's queue is full
+                done += max(count, 0)
             self.sent += BATCH
             if self._stop.is_set() and self.sent >= self._count:
                 return
