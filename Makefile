@@ -71,6 +71,8 @@ define reload_units
 	test -n '$(DESTDIR)' || test ! -d /run/systemd/system || systemctl daemon-reload
 endef
 
+BENCH = --topology direct,router --family 4,6
+
 .SILENT:
 .PHONY: all demo test peers bench check man completions deb system-test install uninstall
 all: check

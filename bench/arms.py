@@ -86,7 +86,7 @@ def plain() -> Arm:
 
 def ours(program: str, options: str = "") -> Arm:
     """This project; `options` come on top at both ends."""
-    start = f"{shlex.quote(program)} run -q {options}"
+    start = f"{shlex.quote(program)} run {options}"
     return Arm(
         OURS,
         server=f"{start} -f local={{uaddress}}:{{port}} {{dev}}",

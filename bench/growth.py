@@ -6,6 +6,7 @@ Many connections come from few ports and many addresses of host A, because a pro
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from bench import arms, figures
 from bench.arms import Arm
+from bench.machine import used_s
 from bench.options import Options
 from bench.run import Step, measure_step, say, trouble
 from bench.samples import Samples
@@ -28,6 +30,7 @@ FILTER_FILE = "filters.conf"
 WARM_MS = 120_000
 """Each connection has a handshake, and user space of both ends has a part in it."""
 MOST_ASKED = 1_000_000
+REST_WITHIN_S, REST_S, REST_SHARE = 60.0, 0.5, 0.02
 
 
 def flows(connections: int) -> dict[str, int]:
@@ -49,33 +52,50 @@ def connections(session: Session, count: int, seconds: float) -> dict[str, float
     """Flood, round trip and memory while so many connections stand, all of them in use."""
     _give_addresses(session.net)
     many = flows(count)
-    ms, common = int(seconds * 1000), {"size": SIZE_BYTES, "warm_ms": WARM_MS} | many
-    flood = figures.stream(session, SIZE_BYTES, seconds, **{"warm_ms": WARM_MS} | many)
-    asked = session.sender.ask(run=session.begin()[0], ms=ms, count=MOST_ASKED, **common)
-    values = {
-        "pps": flood.rate_pps,
-        "cpu_us": flood.cpu_us,
-        "way_us": flood.way_us,
-        "rtt_us": asked.p50_ns / 1000,
+    start_s = time.monotonic()
+    session.sender.ask(size=SIZE_BYTES, count=1, warm_ms=WARM_MS, **many)
+    opened_s = time.monotonic() - start_s
+    _rest(session)
+    # They stand now, and a process that takes the same ports uses them.
+    many["warm_ms"] = 0
+    flood = figures.stream(session, SIZE_BYTES, seconds, **many)
+    run, _ = session.begin()
+    ms = int(seconds * 1000)
+    asked = session.sender.ask(size=SIZE_BYTES, run=run, ms=ms, count=MOST_ASKED, **many)
+    values = {"opened_ms": opened_s * 1000, **_costs(flood), "rtt_us": asked.p50_ns / 1000}
+    return {
+        f"connections.{count}.{name}": value for name, value in (values | _memory(session)).items()
     }
-    values |= {"loss_percent": 100 * flood.loss} | _memory(session)
-    return {f"connections.{count}.{name}": value for name, value in values.items()}
+
+
+def _rest(session: Session) -> None:
+    """Wait until the arm's programs are done with what new connections gave them to do."""
+    deadline_s = time.monotonic() + REST_WITHIN_S
+    while time.monotonic() < deadline_s:
+        before_s = used_s(session.processes())
+        time.sleep(REST_S)
+        if used_s(session.processes()) - before_s < REST_SHARE * REST_S:
+            return
 
 
 def filters(session: Session, count: int, seconds: float) -> dict[str, float]:
     """The same on one connection while so many filters are there."""
     flood = figures.stream(session, SIZE_BYTES, seconds)
     trip = figures.round_trip(session, seconds)
-    values = {
-        "pps": flood.rate_pps,
-        "cpu_us": flood.cpu_us,
-        "way_us": flood.way_us,
-        "rtt_us": trip["rtt.p50_us"],
-    }
-    values |= {"loss_percent": 100 * flood.loss} | _memory(session)
+    values = _costs(flood) | {"rtt_us": trip["rtt.p50_us"]} | _memory(session)
     if session.programs:
         values["ready_ms"] = session.ready_s * 1000
     return {f"filters.{count}.{name}": value for name, value in values.items()}
+
+
+def _costs(flood: figures.Flood) -> dict[str, float]:
+    return {
+        "pps": flood.rate_pps,
+        "cpu_us": flood.cpu_us,
+        "ours_us": flood.ours_us,
+        "way_us": flood.way_us,
+        "loss_percent": 100 * flood.loss,
+    }
 
 
 def _memory(session: Session) -> dict[str, float]:

@@ -52,6 +52,9 @@ _WORDS = {
     "partial_ns": "left to the interface (offload on)",
     "none_ns": "done by the kernel (offload off)",
     "partial_to_none_ratio": "on / off",
+    "rtt_us": "round trip",
+    "opened_ms": "until all stand",
+    "ready_ms": "start to first answer",
     "compiled_ms": "compiled before",
 }
 

@@ -39,6 +39,12 @@ def text(result: Result) -> str:
     parts = [f"== {result.title}\n", text_table(result.samples, PLAIN)]
     if found := result.verdicts:
         parts += ["\nTargets\n", target_table(found)]
+    if disturbances := result.samples.disturbances:
+        shares = [share for _, share in disturbances]
+        parts.append(
+            f"\nOthers took {min(shares):.0%} to {max(shares):.0%} of a CPU in {len(shares)}"
+            " measurements: see results.json, and docs/benchmarks.md for what that spoils.\n"
+        )
     if troubles := result.samples.troubles:
         parts += ["\nTroubles\n", *(f"{words}\n" for words in troubles)]
     return "".join(parts)
@@ -68,6 +74,10 @@ def document(results: list[Result], settings: Mapping[str, object]) -> dict[str,
                     for verdict in result.verdicts
                 ],
                 "troubles": result.samples.troubles,
+                "disturbances": [
+                    {"step": step, "others_share": share}
+                    for step, share in result.samples.disturbances
+                ],
             }
             for result in results
         ],

@@ -37,7 +37,9 @@ class Samples:
     passes: list[dict[str, dict[str, float]]] = field(default_factory=list)
     """By pass; in each by arm, then by metric."""
     troubles: list[str] = field(default_factory=list)
-    """What could not be measured, and what others disturbed."""
+    """What could not be measured, and why."""
+    disturbances: list[tuple[str, float]] = field(default_factory=list)
+    """Steps in which others took more of the machine than they should: which, share of a CPU."""
 
     def begin_pass(self, arms: Iterable[str]) -> None:
         self.passes.append({arm: {} for arm in arms})

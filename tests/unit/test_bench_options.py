@@ -80,7 +80,7 @@ def test_programs_talk_to_a_relay_and_to_the_other_host_otherwise() -> None:
 def test_the_project_runs_with_mirrored_filters() -> None:
     values = values_for("eth0", "192.0.2.1", "192.0.2.2", 4, "/x")
     client = ours("mimicd", "-x skb").command("client", values)
-    assert " ".join(client) == "mimicd run -q -x skb -f remote=192.0.2.2:5300 eth0"
+    assert " ".join(client) == "mimicd run -x skb -f remote=192.0.2.2:5300 eth0"
     assert "local=192.0.2.1:5300" in ours("mimicd").command("server", values)
 
 
