@@ -23,7 +23,6 @@ from mimicd.core.errors import (
     NotRunningError,
     Problem,
 )
-from mimicd.core.filter_text import EXAMPLE
 from mimicd.core.settings import build_config, merge_texts, notes_on
 from mimicd.core.terminal import log_line
 from mimicd.core.values import LEVELS, parse_verbosity
@@ -207,10 +206,13 @@ class Commands:
         """Raises InvalidConfigError."""
         what = table.printable(file or self._request.interface or "the command line")
         texts = self._texts(self._request.interface, file)
-        if "filter" not in texts:
-            raise InvalidConfigError(f"{what}: no filter given", f"for example filter = {EXAMPLE}")
-        count = len(build_config(texts).filters)
-        self._output.data(f"{what}: the settings are good, {table.filters(count)}\n")
+        try:
+            config = build_config(texts)
+        except InvalidConfigError as exc:
+            # What has a place was refused before; this is about the whole.
+            raise InvalidConfigError(f"{what}: {exc}", exc.hint) from None
+        count = f", {table.filters(len(config.filters))}" if config.filters else ""
+        self._output.data(f"{what}: the settings are good{count}\n")
 
     async def _reload_all(self, client: Client) -> None:
         """What is wrong with one file, or one interface, does not hold up the others."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """mimicctl as a process against the real service over a fake manager."""
 
+import asyncio
 import json
 import os
 import pty
@@ -14,12 +15,13 @@ from typing import Any, TypeVar
 import pytest
 
 from mimicctl.arguments import Request
+from mimicctl.client import Client
 from mimicctl.commands import Commands
 from mimicctl.output import Output
 from mimicctl.stopping import StopSignals
 from mimicd.bus import names
 from mimicd.core.errors import InvalidConfigError
-from tests.bus.caller import run, serving
+from tests.bus.caller import run, serving, until
 from tests.bus.dbus_daemon import PrivateBus
 from tests.bus.programs import PYTHON, ROOT, StandIn, client, ctl, running
 
@@ -336,6 +338,29 @@ def test_colour_is_for_a_terminal_only(bus: PrivateBus, no_color: str, coloured:
         assert done.returncode == 0
         assert (b"\x1b[32mestablished\x1b[0m" in shown) is coloured
         assert (b"\x1b" in shown) is coloured
+
+
+def test_events_that_come_faster_than_they_are_taken_are_counted_and_told(
+    bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mimicctl.client._EVENTS_LIMIT", 10)
+
+    async def scene() -> None:
+        async with serving(bus) as (manager, _):
+            client = await Client.open(bus.address)
+            try:
+                await client.follow("eth0")
+                for number in range(100):
+                    manager.say("eth0", 2, f"line {number}")
+                await until(lambda: client.missed == 90, "the tenth line and no more is kept")
+                told = [(await client.next_event()).text for _ in range(11)]
+            finally:
+                client.close()
+            assert told == ["90 events are lost, they came too fast"] + [
+                f"line {number}" for number in range(10)
+            ]
+
+    run(scene(), asyncio.new_event_loop)
 
 
 def test_the_log_level_is_set_of_one_interface_or_all(bus: PrivateBus) -> None:

@@ -2,6 +2,7 @@
 """What is said changes while it runs; the trace says what a capture of the wire shows."""
 
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,3 +132,21 @@ def test_without_a_bus_the_options_say_how_much_is_logged(direct_network: Networ
         quiet.await_attached()
         assert quiet.terminate() == 0
         assert quiet.log == ""
+
+
+def test_sighup_takes_over_the_level_of_the_file(direct_network: Network, tmp_path: Path) -> None:
+    net = direct_network
+    filter_ = f"filter = {remote_and_local(net, 4, PORT)[0]}\n"
+    config = tmp_path / "eth0.conf"
+    config.write_text(f"{filter_}log.verbosity = warn\n")
+    with (
+        Foreground(net.a, "run", "-F", str(config), "eth0") as program,
+        flow(net.a, net.b, family=4, port_b=PORT) as (end_a, _),
+    ):
+        program.await_attached()
+        assert program.log == ""
+        config.write_text(f"{filter_}log.verbosity = 4\n")
+        program.signal(signal.SIGHUP)
+        program.await_words("info  eth0: reloaded")
+        say(end_a, b"hello")
+        program.await_words(":: sent - len=0, SYN seq=")
