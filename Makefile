@@ -38,7 +38,7 @@ python = /usr/bin/python3
 compile = yes
 packages = yes
 
-modules = $(shell find mimicd mimicctl kaminari -name '*.py')
+modules = $(shell find mimicd mimicctl kaminari -name '*.py' -o -name '*.varlink')
 sources = $(wildcard bpf/*.c bpf/*.h)
 policies = $(wildcard dbus/*.conf)
 services = $(wildcard dbus/*.service)

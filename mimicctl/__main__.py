@@ -13,10 +13,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+import mimicd.bus.names  # noqa: F401 - its package goes before dbus_next, see there
 from mimicctl.arguments import Answer, parse_arguments
 from mimicctl.output import Output
 from mimicctl.stopping import Stopped, StopSignals
-from mimicd.bus.names import bus_address
 from mimicd.core.errors import EXIT_FAILED, MimicError
 
 
@@ -34,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Imported late: help and usage faults need no bus, and signals are caught by now.
         from mimicctl.commands import perform
 
-        address = bus_address(request.address, os.environ)
-        asyncio.run(perform(request, output, stops, address))
+        asyncio.run(perform(request, output, stops))
     except MimicError as exc:
         output.error(exc)
         return exc.exit_code

@@ -27,7 +27,9 @@ class Request:
     level: str = ""
     """Of `log`."""
     address: str | None = None
-    """Bus to use, None for the usual one."""
+    """Bus or varlink socket to use, None for the usual ones."""
+    netns: str = ""
+    """Network namespace whose daemon is asked, "" for the usual one."""
     texts: dict[str, list[str]] = field(default_factory=dict)
     """Configuration key -> texts as given, in their order."""
     file: str | None = None
@@ -43,7 +45,10 @@ class Answer:
 
 
 _COMMON = (
-    Option("", "--address", "ADDRESS", "the bus to use instead of the system bus", "address"),
+    Option(
+        "", "--address", "ADDRESS", "the bus to use, or unix:/path of a varlink socket", "address"
+    ),
+    Option("", "--netns", "NAME", "ask the mimicd of a network namespace", "netns"),
     *HELP_OPTIONS,
 )
 
@@ -145,7 +150,7 @@ def _request(
     switches = set()
     single: dict[str, str] = {}
     for option, value in given:
-        if option.key in ("address", _FILE_KEY):
+        if option.key in ("address", "netns", _FILE_KEY):
             single[option.key] = value
         elif option in SETTING_OPTIONS:
             texts.setdefault(option.key, []).append(option.text or value)
@@ -156,10 +161,17 @@ def _request(
         interface=by_name.get("interface", ""),
         level=by_name.get("level", ""),
         address=single.get("address"),
+        netns=_checked_netns(single.get("netns", "")),
         texts=texts,
         file=single.get(_FILE_KEY),
         switches=frozenset(switches),
     )
+
+
+def _checked_netns(name: str) -> str:
+    if "/" in name or name in (".", ".."):
+        raise UsageError(f"{name!r} is not the name of a network namespace", "see `ip netns`")
+    return name
 
 
 def _read_operands(command: Command, operands: Sequence[str]) -> dict[str, str]:

@@ -56,8 +56,11 @@ class Event:
 class Client:
     """One connection to the bus. Made by `open`; `close` it in the end."""
 
-    def __init__(self, bus: _Bus, address: str, interactive: bool) -> None:
+    def __init__(
+        self, bus: _Bus, address: str, interactive: bool, bus_name: str = names.BUS_NAME
+    ) -> None:
         self._bus = bus
+        self._name = bus_name
         self._address = address
         self._interactive = interactive
         self._owner = ""
@@ -69,7 +72,9 @@ class Client:
         self._watch = asyncio.get_running_loop().create_task(self._watch_bus())
 
     @classmethod
-    async def open(cls, address: str, interactive: bool = False) -> Client:
+    async def open(
+        cls, address: str, interactive: bool = False, bus_name: str = names.BUS_NAME
+    ) -> Client:
         """Connect to the bus. `interactive`: a person is there to be asked for a password.
 
         Raises BusError.
@@ -78,7 +83,7 @@ class Client:
         for one in address.split(";"):
             try:
                 async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                    return cls(await _connect(one), address, interactive)
+                    return cls(await _connect(one), address, interactive, bus_name)
             except InvalidAddressError as exc:
                 reason = f"{exc}"
             except TimeoutError:
@@ -137,16 +142,16 @@ class Client:
         """From now on events come: of one interface, of all of them for ""."""
         quoted = interface.replace("'", r"'\''")
         by_interface = f",arg0='{quoted}'" if interface else ""
-        own = f"type='signal',sender='{names.BUS_NAME}',interface='{names.MANAGER}'{by_interface}"
+        own = f"type='signal',sender='{self._name}',interface='{names.MANAGER}'{by_interface}"
         owner = (
             f"type='signal',sender='{names.DRIVER_NAME}',interface='{names.DRIVER}',"
-            f"member='NameOwnerChanged',arg0='{names.BUS_NAME}'"
+            f"member='NameOwnerChanged',arg0='{self._name}'"
         )
         for rule in (own, owner):
             await self._ask_driver("AddMatch", "s", [rule])
         # Asked after the match is there, so that no change is missed.
         if await self.daemon_is_there():
-            (self._owner,) = await self._ask_driver("GetNameOwner", "s", [names.BUS_NAME])
+            (self._owner,) = await self._ask_driver("GetNameOwner", "s", [self._name])
 
     async def next_event(self) -> Event:
         """The next event; how many were dropped is told as a line of the log."""
@@ -157,7 +162,7 @@ class Client:
 
     async def daemon_is_there(self) -> bool:
         """Whether mimicd is on the bus now; does not start it."""
-        (here,) = await self._ask_driver("NameHasOwner", "s", [names.BUS_NAME])
+        (here,) = await self._ask_driver("NameHasOwner", "s", [self._name])
         return bool(here)
 
     async def ping(self) -> None:
@@ -184,7 +189,7 @@ class Client:
         flags: MessageFlag = MessageFlag.NONE,
     ) -> list[Any]:
         message = Message(
-            destination=names.BUS_NAME,
+            destination=self._name,
             path=names.ROOT_PATH,
             interface=interface,
             member=member,
@@ -227,7 +232,7 @@ class Client:
             return False
         body = [_plain(value) for value in message.body]
         if message.sender == names.DRIVER_NAME:
-            if message.member == "NameOwnerChanged" and body[0] == names.BUS_NAME:
+            if message.member == "NameOwnerChanged" and body[0] == self._name:
                 self._owner = body[2]
                 self._put(Event("daemon-back" if self._owner else "daemon-left"))
         elif message.sender == self._owner:

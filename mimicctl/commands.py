@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 from mimicctl import table
 from mimicctl.arguments import Request
-from mimicctl.client import Client, Event
+from mimicctl.client import Event
 from mimicctl.foreground import ForegroundRun
 from mimicctl.link_wait import wait_until_up
+from mimicctl.opening import AnyClient, open_client
 from mimicctl.output import Output, person_is_there
 from mimicctl.stopping import Stopped, StopSignals
 from mimicd.core.config_text import parse_config_text
@@ -40,13 +42,11 @@ class Commands:
         request: Request,
         output: Output,
         stops: StopSignals,
-        address: str,
         config_folder: Path = CONFIG_FOLDER,
     ) -> None:
         self._request = request
         self._output = output
         self._stops = stops
-        self._address = address
         self._config_folder = config_folder
 
     async def perform(self) -> None:
@@ -75,10 +75,10 @@ class Commands:
             case "monitor":
                 await self._monitor_until_stopped()
 
-    async def _open(self) -> Client:
-        return await Client.open(self._address, interactive=person_is_there())
+    async def _open(self) -> AnyClient:
+        return await open_client(self._request, os.environ, person_is_there())
 
-    async def _with_client(self, work: Callable[[Client], Awaitable[None]]) -> None:
+    async def _with_client(self, work: Callable[[AnyClient], Awaitable[None]]) -> None:
         async def do() -> None:
             client = await self._open()
             try:
@@ -103,7 +103,7 @@ class Commands:
             run = ForegroundRun(self._open, request.interface, texts, self._output)
             await run.until_stopped(self._stops)
 
-    async def _run_detached(self, client: Client, texts: Texts) -> None:
+    async def _run_detached(self, client: AnyClient, texts: Texts) -> None:
         interface = self._request.interface
         await client.run(interface, texts, bind=False)
         for view in await client.interfaces():
@@ -112,7 +112,7 @@ class Commands:
                 return
         raise FailedError(f"{interface} was stopped at once", "see the log of mimicd")
 
-    async def _show(self, client: Client) -> None:
+    async def _show(self, client: AnyClient) -> None:
         request = self._request
         facts = await client.describe()
         views, connections = facts["interfaces"], facts["connections"]
@@ -153,14 +153,14 @@ class Commands:
         text = table.connection_table(connections, self._output.colour)
         return "\n".join([text, *(f"{note}\n" for note in notes)]) if notes else text
 
-    async def _list(self, client: Client) -> None:
+    async def _list(self, client: AnyClient) -> None:
         views = await client.interfaces()
         if "json" in self._request.switches:
             self._output.json(views)
         elif views:
             self._output.data(table.interface_table(views, time.time()))
 
-    async def _reload(self, client: Client) -> None:
+    async def _reload(self, client: AnyClient) -> None:
         request = self._request
         if request.texts or request.file is not None:
             if not request.interface:
@@ -174,10 +174,13 @@ class Commands:
         else:
             await self._reload_all(client)
 
-    async def _reload_one(self, client: Client, interface: str, file: str | None) -> None:
+    async def _reload_one(self, client: AnyClient, interface: str, file: str | None) -> None:
+        await client.reload(interface, self._checked_texts(interface, file))
+
+    def _checked_texts(self, interface: str, file: str | None) -> Texts:
         texts = self._texts(interface, file)
         build_config(texts)
-        await client.reload(interface, texts)
+        return texts
 
     def _check(self) -> None:
         problems: list[Problem] = []
@@ -214,7 +217,7 @@ class Commands:
         count = f", {table.filters(len(config.filters))}" if config.filters else ""
         self._output.data(f"{what}: the settings are good{count}\n")
 
-    async def _reload_all(self, client: Client) -> None:
+    async def _reload_all(self, client: AnyClient) -> None:
         """What is wrong with one file, or one interface, does not hold up the others."""
         failed: MimicError | None = None
         for view in await client.interfaces():
@@ -236,7 +239,7 @@ class Commands:
         except Stopped:
             return
 
-    async def _monitor(self, client: Client) -> None:
+    async def _monitor(self, client: AnyClient) -> None:
         await client.follow(self._request.interface)
         await client.ping()
         self._output.talk("watching mimicd, Ctrl-C ends it")
@@ -309,5 +312,5 @@ def _plain_event(event: Event) -> dict[str, Any]:
     return plain
 
 
-async def perform(request: Request, output: Output, stops: StopSignals, address: str) -> None:
-    await Commands(request, output, stops, address).perform()
+async def perform(request: Request, output: Output, stops: StopSignals) -> None:
+    await Commands(request, output, stops).perform()

@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from mimicctl.client import Client, Event
+from mimicctl.client import Event
+from mimicctl.opening import AnyClient
 from mimicctl.output import Output
 from mimicctl.stopping import Stopped, StopSignals
 from mimicd.core.errors import AlreadyRunningError, BusError, FailedError, NotRunningError
@@ -23,7 +24,7 @@ _LONGEST_DELAY_S = 2.0
 _LEAVING_S = 2.0
 """How long after an interface has gone mimicd itself may take to leave the bus."""
 
-Open = Callable[[], Awaitable[Client]]
+Open = Callable[[], Awaitable[AnyClient]]
 
 
 class ForegroundRun:
@@ -36,7 +37,7 @@ class ForegroundRun:
         self._interface = interface
         self._texts = texts
         self._output = output
-        self._client: Client | None = None
+        self._client: AnyClient | None = None
         self._asked = False
         """Whether mimicd was ever asked to run it."""
 
@@ -73,13 +74,13 @@ class ForegroundRun:
                 case "interface-removed" if event.interface == self._interface:
                     client = await self._removed(client)
 
-    async def _connect(self) -> Client:
+    async def _connect(self) -> AnyClient:
         client = self._client = await self._open_client()
         # Before Run, so that its log is seen.
         await client.follow(self._interface)
         return client
 
-    async def _removed(self, client: Client) -> Client:
+    async def _removed(self, client: AnyClient) -> AnyClient:
         """The interface was stopped: by somebody, or since mimicd is going."""
         try:
             async with asyncio.timeout(_LEAVING_S):
@@ -95,7 +96,7 @@ class ForegroundRun:
         self._output.talk("mimicd has left the bus, waiting for it to come back")
         return await self._come_back(client if event.kind == "daemon-left" else None)
 
-    async def _come_back(self, client: Client | None) -> Client:
+    async def _come_back(self, client: AnyClient | None) -> AnyClient:
         """Wait until mimicd is there and the interface is bound to this process again.
 
         `client` is None when the bus is gone too.
@@ -118,13 +119,13 @@ class ForegroundRun:
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, _LONGEST_DELAY_S)
 
-    async def _reconnect(self) -> Client:
+    async def _reconnect(self) -> AnyClient:
         if self._client is not None:
             self._client.close()
             self._client = None
         return await self._connect()
 
-    async def _bind_again(self, client: Client) -> None:
+    async def _bind_again(self, client: AnyClient) -> None:
         try:
             await client.run(self._interface, self._texts, bind=True)
         except AlreadyRunningError:

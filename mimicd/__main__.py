@@ -5,6 +5,8 @@ SIGTERM and SIGINT stop: RST to every peer, detach, remove pins. SIGUSR2 leaves 
 attached for the next daemon. SIGHUP reads configuration files again: those in /etc/mimic of the
 interfaces that run, or the one after -F. Exit codes: 0 stopped, 1 failed, 2 bad usage or
 configuration, 3 the bus is not reachable.
+
+Beside the bus, or instead of it, the varlink socket is served.
 """
 
 from __future__ import annotations
@@ -20,11 +22,19 @@ from typing import TYPE_CHECKING
 
 from mimicd import logs
 from mimicd.command_line import Invocation, parse_command_line, read_options
-from mimicd.core.errors import FailedError, MimicError, MissingDependencyError
+from mimicd.core.errors import (
+    AlreadyRunningError,
+    FailedError,
+    MimicError,
+    MissingDependencyError,
+)
+from mimicd.netns import check_namespace
 from mimicd.notify import Watchdog, notify
+from mimicd.varlink_socket import socket_of
 
 if TYPE_CHECKING:
     # imported late, so that what is missing can be named
+    from mimicd.core.connection import Connection, InterfaceView
     from mimicd.supervisor import Supervisor
 
     _Ended = asyncio.Future[signal.Signals]
@@ -106,6 +116,8 @@ async def _serve(invocation: Invocation) -> int:
         task.add_done_callback(reloads.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
+    if invocation.netns:
+        check_namespace(invocation.netns)
     await supervisor.open(only=invocation.interface)
     by: signal.Signals | None = None
     watchdog = Watchdog()
@@ -113,8 +125,17 @@ async def _serve(invocation: Invocation) -> int:
     try:
         if invocation.interface:
             await _serve_one(supervisor, invocation, ended)
-        else:
+        elif invocation.uses_bus:
             await _serve_bus(supervisor, invocation, ended)
+        else:
+            async with socket_of(supervisor, invocation, supervisor.holders()) as served:
+                if not served:
+                    raise AlreadyRunningError(
+                        "there is no socket to be asked at",
+                        "stop the other mimicd first; --netns tells network namespaces apart",
+                    )
+                notify("READY=1")
+                await ended
         by = ended.result()
     finally:
         notify("STOPPING=1")
@@ -148,23 +169,60 @@ async def _serve_one(supervisor: Supervisor, invocation: Invocation, ended: _End
     adopted = any(view.name == invocation.interface for view in supervisor.interfaces())
     begin = supervisor.reload if adopted else supervisor.run
     await begin(invocation.interface, invocation.options)
-    await ended
+    supervisor.set_holder(invocation.interface, "")
+    unsubscribe = supervisor.subscribe(_EndsWith(invocation.interface, ended))
+    try:
+        async with socket_of(supervisor, invocation):
+            notify("READY=1")
+            await ended
+    finally:
+        unsubscribe()
+
+
+class _EndsWith:
+    """A core.manager.Listener that ends the process with the one interface that it serves."""
+
+    def __init__(self, interface: str, ended: _Ended) -> None:
+        self._interface = interface
+        self._ended = ended
+
+    def interface_removed(self, name: str) -> None:
+        if name == self._interface and not self._ended.done():
+            self._ended.set_result(signal.SIGTERM)
+
+    def interface_renamed(self, before: str, view: InterfaceView) -> None:
+        if before == self._interface:
+            self._interface = view.name
+
+    def interface_added(self, view: InterfaceView) -> None:
+        """Told for each change of its settings."""
+
+    def connection_changed(self, connection: Connection) -> None:
+        """Of no concern."""
+
+    def log(self, interface: str, level: int, text: str) -> None:
+        """Of no concern."""
 
 
 async def _serve_bus(supervisor: Supervisor, invocation: Invocation, ended: _Ended) -> None:
     try:
         from mimicd.bus.keeper import BusKeeper
-        from mimicd.bus.names import bus_address
+        from mimicd.bus.names import bus_address, bus_name
     except ImportError as error:
         raise MissingDependencyError(
             f"{error.name} is not installed", "install the package python3-dbus-next"
         ) from None
-    keeper = BusKeeper(supervisor, bus_address(invocation.address, os.environ))
+    held = supervisor.holders()
+    by_varlink = [name for name, holder in held.items() if holder.startswith("varlink")]
+    by_bus = {name: holder for name, holder in held.items() if name not in by_varlink}
+    address = bus_address(invocation.address, os.environ)
+    keeper = BusKeeper(supervisor, address, by_bus, bus_name=bus_name(invocation.netns))
     await keeper.start()
     notify("READY=1")
     log.info("serving on the bus")
     try:
-        await ended
+        async with socket_of(supervisor, invocation, by_varlink):
+            await ended
     finally:
         await keeper.close()
 

@@ -28,12 +28,28 @@ from mimicd.core.settings import build_config, merge_texts, notes_on
 
 PROGRAM = "mimicd"
 
+PLACE_OPTIONS = (
+    Option(
+        "", "--netns", "NAME", "the network namespace that this process was started in", "netns"
+    ),
+    Option(
+        "",
+        "--socket-group",
+        "GROUP",
+        "who may look through the varlink socket",
+        "socket_group",
+    ),
+)
+"""What `mimicd` and `mimicd run` both take."""
+
 SERVE = Command(
     "",
     "sends chosen UDP flows of an interface as TCP, rewritten in the kernel",
     "",
     (
         Option("", "--address", "ADDRESS", "the bus to use instead of the system bus", "address"),
+        Option("", "--no-bus", "", "use no bus, and serve the varlink socket alone", "no-bus"),
+        *PLACE_OPTIONS,
         Option("-v", "--verbose", "", "log more, may be repeated", "verbose"),
         Option("-q", "--quiet", "", "log less, may be repeated", "quiet"),
         *HELP_OPTIONS,
@@ -48,6 +64,7 @@ RUN = Command(
     (
         *SETTING_OPTIONS,
         Option("", "--check", "", "only check the settings", "check"),
+        *PLACE_OPTIONS,
         *HELP_OPTIONS,
     ),
 )
@@ -63,6 +80,12 @@ class Invocation:
     """To be served in the foreground; "" = serve on the bus."""
     options: Options = field(default_factory=dict)
     address: str | None = None
+    uses_bus: bool = True
+    """Whether to serve on a bus; never with `interface`."""
+    netns: str = ""
+    """Name of the network namespace that this process is in; "" = not to be told apart."""
+    socket_group: str = ""
+    """Group that may open the varlink socket; "" = root alone."""
     argv: tuple[str, ...] = ()
     """What was parsed, to be parsed again when files may have changed."""
     verbosity: int = 0
@@ -77,22 +100,34 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
     answer = _answer(given, SERVE)
     if answer:
         return Invocation(text=answer)
-    address, verbosity = None, 0
+    address, verbosity, uses_bus = None, 0, True
+    place: dict[str, str] = {}
     for option, value in given:
         match option.key:
             case "address":
                 address = value
+            case "no-bus":
+                uses_bus = False
+            case "netns" | "socket_group":
+                place[option.key] = value
             case "verbose":
                 verbosity += 1
             case "quiet":
                 verbosity -= 1
+    if not uses_bus and address is not None:
+        raise UsageError("--no-bus and --address exclude one another", "leave one of them out")
     if not rest:
-        return Invocation(address=address, verbosity=verbosity)
+        return _placed(Invocation(address=address, uses_bus=uses_bus, verbosity=verbosity), place)
     if rest[0] != RUN.name:
         raise UsageError(f"mimicd has no command {rest[0]!r}", "mimicd --help lists what it has")
     if address is not None:
         raise UsageError("mimicd run uses no bus", "leave --address out, or leave run out")
-    return replace(_parse_run(rest[1:], verbosity), argv=tuple(argv))
+    return replace(_placed(_parse_run(rest[1:], verbosity, place), place), argv=tuple(argv))
+
+
+def _placed(invocation: Invocation, place: dict[str, str]) -> Invocation:
+    netns, group = place.get("netns", ""), place.get("socket_group", "")
+    return replace(invocation, netns=netns, socket_group=group)
 
 
 def _answer(given: Iterable[tuple[Option, str]], command: Command) -> str:
@@ -110,7 +145,7 @@ def _answer(given: Iterable[tuple[Option, str]], command: Command) -> str:
     return ""
 
 
-def _parse_run(argv: Sequence[str], verbosity: int) -> Invocation:
+def _parse_run(argv: Sequence[str], verbosity: int, place: dict[str, str]) -> Invocation:
     given, operands = read_arguments(argv, RUN.options, permute=True, words=RUN.words(PROGRAM))
     answer = _answer(given, RUN)
     if answer:
@@ -123,6 +158,8 @@ def _parse_run(argv: Sequence[str], verbosity: int) -> Invocation:
             check = True
         elif option.key == "file":
             file_texts = read_options(value)
+        elif option in PLACE_OPTIONS:
+            place[option.key] = value
         else:
             texts.setdefault(option.key, []).append(option.text or value)
     if len(operands) != 1 or not operands[0]:

@@ -11,7 +11,6 @@ that dies on the way leaves a note of what its successor has to clear away.
 
 import contextlib
 import enum
-import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -48,6 +47,8 @@ class SavedInterface:
     rules: dict[str, str] = field(default_factory=dict)
     """Rule number -> filter text with its settings, names resolved."""
     phase: Phase = Phase.RUNNING
+    holder: str = ""
+    """The caller whose end is its end too, as the edge wrote that he came by; "" for none."""
 
     @property
     def key(self) -> str:
@@ -64,37 +65,6 @@ def state_folder() -> Path:
     """This network namespace's folder; RUNTIME_DIRECTORY, as systemd sets it, comes first."""
     base = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or RUNTIME)
     return base / str(namespace_inode())
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """This process serves an interface. The claim ends with the process, however that ends."""
-
-    path: Path
-    fd: int
-
-    def release(self) -> None:
-        """Let others have it, and remove the folder if this was the last thing in it."""
-        self.path.unlink(missing_ok=True)
-        os.close(self.fd)
-        with contextlib.suppress(OSError):
-            self.path.parent.rmdir()
-
-
-def claim(folder: Path, key: str) -> Claim | None:
-    """None where another process serves what is called `key`. Raises OSError."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"{key}.lock"
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        if os.fstat(fd).st_nlink:
-            return Claim(path, fd)
-        os.close(fd)  # whoever had it released it, and removed the file, in between
 
 
 def save(folder: Path, saved: SavedInterface) -> None:

@@ -5,14 +5,17 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mimicd import __version__, logs, state
+from mimicd.claims import Claim, claim
 from mimicd.core.connection import Connection, InterfaceView
 from mimicd.core.errors import (
     AlreadyRunningError,
     AttachError,
+    FailedError,
     InterfaceDownError,
     InvalidConfigError,
     MimicError,
@@ -53,9 +56,11 @@ class Supervisor:
         self._root: Path | None = None
         self._instances: dict[str, Instance] = {}
         self._waiting: dict[str, Waiting] = {}
-        self._claims: dict[str, state.Claim] = {}
+        self._holders: dict[str, str] = {}
+        self._claims: dict[str, Claim] = {}
         self._busy: dict[str, asyncio.Lock] = {}
         self._listeners: list[Listener] = []
+        self._only = ""
         self._changes: Changes | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._to_follow: set[Instance] = set()
@@ -65,8 +70,9 @@ class Supervisor:
     async def open(self, only: str = "") -> None:
         """Find out where pins live, and take over what an earlier daemon left attached.
 
-        `only`: take over this interface and no other.
+        `only`: take over and serve this interface and no other.
         """
+        self._only = only
         await self._net.open()
         self._root = bpffs.pin_root(self._folder)
         self._changes = Changes(self._on_change)
@@ -109,6 +115,11 @@ class Supervisor:
 
     async def run(self, interface: str, options: Options) -> None:
         """Attach to an interface; returns when traffic is disguised."""
+        if self._only not in ("", interface):
+            raise FailedError(
+                f"this mimicd serves {self._only} alone, in the foreground",
+                f"`mimicd run {interface}` serves another one, mimicd without `run` all of them",
+            )
         async with self._lock(interface):
             if interface in self._instances:
                 raise AlreadyRunningError(
@@ -184,6 +195,26 @@ class Supervisor:
             *(waiting.view() for waiting in self._waiting.values()),
         ]
 
+    def holder_of(self, interface: str) -> str:
+        """Who holds an interface, "" for nobody."""
+        return self._holders.get(interface, "")
+
+    def set_holder(self, interface: str, holder: str) -> None:
+        """Remember who holds a running interface, also for the next daemon."""
+        if self.holder_of(interface) == holder:
+            return
+        instance, waiting = self._instances.get(interface), self._waiting.get(interface)
+        if instance is not None or waiting is not None:
+            self._holders[interface] = holder
+        if instance is not None:
+            self._save(instance)
+        elif waiting is not None:
+            self._write(replace(waiting.saved(), holder=holder))
+
+    def holders(self) -> dict[str, str]:
+        """Of those interfaces that somebody holds."""
+        return {name: held for name, held in self._holders.items() if held}
+
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` from now on; returns what ends that."""
         self._listeners.append(listener)
@@ -201,21 +232,21 @@ class Supervisor:
     def _claim(self, interface: str, key: str) -> None:
         """Raises AlreadyRunningError where another process serves the interface."""
         try:
-            claim = state.claim(self._folder, key)
+            found = claim(self._folder, key)
         except OSError as error:
             self._log(interface, WARNING, f"cannot lock its state: {error}")
             return
-        if claim is None:
+        if found is None:
             raise AlreadyRunningError(
                 f"{interface} is running already, served by another mimicd",
                 f"`mimicctl stop {interface}` ends it, or Ctrl-C where it runs in the foreground",
             )
-        self._claims[key] = claim
+        self._claims[key] = found
 
     def _release(self, key: str) -> None:
-        claim = self._claims.pop(key, None)
-        if claim is not None:
-            claim.release()
+        ours = self._claims.pop(key, None)
+        if ours is not None:
+            ours.release()
 
     def _running(self, interface: str) -> Instance:
         instance = self._instances.get(interface)
@@ -298,6 +329,7 @@ class Supervisor:
             self._removed(name, instance.config)
 
     def _removed(self, name: str, config: InterfaceConfig) -> None:
+        self._holders.pop(name, None)
         self._log(name, INFO, "stopped", verbosity=config.verbosity)
         for listener in list(self._listeners):
             listener.interface_removed(name)
@@ -318,6 +350,7 @@ class Supervisor:
                     for number, filter_ in instance.book.filters.items()
                 },
                 phase=phase,
+                holder=self.holder_of(instance.name),
             )
         )
 
@@ -335,6 +368,7 @@ class Supervisor:
             self._claim(saved.name, saved.key)
         except AlreadyRunningError:
             return
+        self._holders[saved.name] = saved.holder
         if saved.phase is Phase.RUNNING and await self._adopt(saved):
             return
         if saved.ifindex:
@@ -381,6 +415,7 @@ class Supervisor:
                 plane.leave()
             return False
         instance.started_at = saved.started_at
+        self._holders[link.name] = saved.holder
         self._add(instance)
         if link.name != saved.name:
             self._log(link.name, WARNING, f"it was called {saved.name} before")
@@ -417,7 +452,7 @@ class Supervisor:
         try:
             if key not in self._claims:
                 self._claim(name, key)
-            state.save(self._folder, waiting.saved())
+            state.save(self._folder, replace(waiting.saved(), holder=self.holder_of(name)))
         except (AlreadyRunningError, OSError) as error:
             self._log(name, WARNING, f"cannot save that it is waited for: {error}")
 
@@ -538,6 +573,8 @@ class Supervisor:
         # Of two that swap their names the other one is looked at next.
         other = self._instances.pop(name, None)
         self._instances[name] = self._instances.pop(before)
+        held, other_held = self.holder_of(before), self.holder_of(name)
+        self._holders |= {name: held, before: other_held if other is not None else ""}
         if other is not None:
             self._instances[before] = other
         locks = self._lock(before), self._lock(name)

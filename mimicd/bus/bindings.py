@@ -11,18 +11,22 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from dbus_next.message import Message
 
 from mimicd.bus import names
-from mimicd.bus.connection import Connection
-from mimicd.core.errors import MimicError, NotRunningError
+from mimicd.bus.connection import Connection, ReplyError
+from mimicd.core.errors import BusError, MimicError, NotRunningError
 
 log = logging.getLogger(__name__)
 
 REBIND_GRACE_S = 15.0
+_HOLDER = "dbus"
+_NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 class Presence(enum.Enum):
@@ -49,28 +53,56 @@ class Bindings:
     def __init__(
         self,
         stop: Callable[[str], Awaitable[None]],
-        bound: Iterable[str] = (),
+        bound: Mapping[str, str] = _NOBODY,
         grace_s: float = REBIND_GRACE_S,
+        remember: Callable[[str, str], None] = lambda interface, holder: None,
+        holder_of: Callable[[str], str] | None = None,
     ) -> None:
+        """`bound`: interfaces of a predecessor, with what `remember` was called with for each.
+
+        `remember` is told who holds an interface from now on, "" for nobody; `holder_of` tells
+        it, also where it was said by somebody else.
+        """
+        self._holder_of = holder_of
         self._stop = stop
+        self._remember = remember
+        self._bus_id = ""
+        self._held_by = dict(bound)
         self._grace_s = grace_s
         self._connection: Connection | None = None
         self._callers: dict[str, Caller] = {}
         self._holders: dict[str, Caller] = {}
         self._waiting: dict[str, asyncio.TimerHandle | None] = dict.fromkeys(bound)
         """Interfaces whose caller may come back, and when that time is up (bus away: None)."""
-        self._stopping: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def interfaces(self) -> tuple[str, ...]:
-        """The bound interfaces; a successor of this process may take them over as `bound`."""
+        """The bound interfaces."""
         return (*self._holders, *self._waiting)
 
-    def attach(self, connection: Connection) -> None:
+    def attach(self, connection: Connection, bus_id: str) -> None:
         """The bus is there (again): from now on callers may come back, for a while."""
-        self._connection = connection
+        self._connection, self._bus_id = connection, bus_id
         for interface in tuple(self._waiting):
             self._await_holder(interface)
+
+    def find_again(self) -> None:
+        """Look for callers under their unique names, if this is the bus that they were on."""
+        for interface in tuple(self._waiting):
+            match self._held_by.get(interface, "").split():
+                case [_, bus_id, name] if bus_id == self._bus_id:
+                    self._keep(self._find_again(interface, name))
+
+    async def _find_again(self, interface: str, name: str) -> None:
+        try:
+            caller = await self.watch(name)
+        except (BusError, ReplyError) as error:
+            log.debug("%s: its caller was not found: %s", interface, error)
+            return
+        if interface in self._waiting:
+            self.bind(interface, caller)
+        self.unwatch(caller)
 
     def detach(self) -> None:
         """The bus is gone."""
@@ -108,7 +140,9 @@ class Bindings:
 
     def bind(self, interface: str, caller: Caller) -> None:
         """`caller` holds the running interface from now on, whoever held it before."""
-        self.release(interface)
+        self._let_go(interface)
+        self._held_by[interface] = f"{_HOLDER} {self._bus_id} {caller.name}"
+        self._remember(interface, self._held_by[interface])
         match caller.presence:
             case Presence.HERE:
                 caller.uses += 1
@@ -120,6 +154,11 @@ class Bindings:
 
     def release(self, interface: str) -> None:
         """Nobody holds the interface any more; it may go on."""
+        self._let_go(interface)
+        if self._held_by.pop(interface, None) is not None:
+            self._remember(interface, "")
+
+    def _let_go(self, interface: str) -> None:
         caller = self._holders.pop(interface, None)
         if caller is not None:
             self.unwatch(caller)
@@ -130,6 +169,7 @@ class Bindings:
     def rename(self, before: str, name: str) -> None:
         """The interface `before` is called `name` now; two may have swapped their names."""
         names_now = {before: name, name: before}
+        self._held_by = {names_now.get(one, one): held for one, held in self._held_by.items()}
         self._holders = {names_now.get(one, one): held for one, held in self._holders.items()}
         waiting = {names_now.get(one, one): timer for one, timer in self._waiting.items()}
         for one in waiting.keys() & names_now:
@@ -155,7 +195,9 @@ class Bindings:
     def close(self) -> None:
         """Forget the timers; what runs goes on."""
         for interface in tuple(self._waiting):
-            self.release(interface)
+            self._let_go(interface)
+        for task in self._tasks:
+            task.cancel()
 
     def _await_holder(self, interface: str) -> None:
         timer = self._waiting.pop(interface, None)
@@ -172,11 +214,16 @@ class Bindings:
             self._stop_later(interface, "its caller has not come back")
 
     def _stop_later(self, interface: str, reason: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._stop_now(interface, reason))
-        self._stopping.add(task)
-        task.add_done_callback(self._stopping.discard)
+        self._keep(self._stop_now(interface, reason))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _stop_now(self, interface: str, reason: str) -> None:
+        if self._holder_of and self._holder_of(interface) != self._held_by.get(interface, ""):
+            return  # somebody holds it who did not come by this bus
         log.info("%s: stopping, %s", interface, reason)
         try:
             await self._stop(interface)

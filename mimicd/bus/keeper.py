@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
+from types import MappingProxyType
 
+from mimicd.bus import names
 from mimicd.bus.bindings import REBIND_GRACE_S, Bindings
 from mimicd.bus.service import BusService
 from mimicd.core.errors import BusError
@@ -19,31 +21,37 @@ log = logging.getLogger(__name__)
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
+_NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 class BusKeeper:
     """Serves `manager` on the bus at `address` from `start` until `close`.
 
     `bound`: interfaces that a predecessor of this process left behind and that were bound to
-    their callers, who have some time to bind them again.
+    their callers, with what the manager remembers of these. They are found again where the bus
+    is still the same, else they have some time to bind them again.
     """
 
     def __init__(
         self,
         manager: Manager,
         address: str,
-        bound: Iterable[str] = (),
+        bound: Mapping[str, str] = _NOBODY,
         grace_s: float = REBIND_GRACE_S,
+        bus_name: str = names.BUS_NAME,
     ) -> None:
         self._manager = manager
         self._address = address
-        self._bindings = Bindings(manager.stop, bound, grace_s)
+        self._bus_name = bus_name
+        self._bindings = Bindings(
+            manager.stop, bound, grace_s, manager.set_holder, manager.holder_of
+        )
         self._service: BusService | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
     def bound_interfaces(self) -> tuple[str, ...]:
-        """What a successor should be given as `bound`; to be read before `close`."""
+        """Those that end with their callers."""
         return self._bindings.interfaces
 
     @property
@@ -52,8 +60,11 @@ class BusKeeper:
 
     async def start(self) -> None:
         """Take the name. Raises BusError when that is not possible now."""
-        self._service = await BusService.open(self._manager, self._address, self._bindings)
+        self._service = await self._open()
         self._task = asyncio.get_running_loop().create_task(self._keep(self._service))
+
+    async def _open(self) -> BusService:
+        return await BusService.open(self._manager, self._address, self._bindings, self._bus_name)
 
     async def close(self) -> None:
         """Leave the bus; takes at most half a second also when the bus hangs."""
@@ -84,7 +95,7 @@ class BusKeeper:
         while True:
             await asyncio.sleep(delay_s)
             try:
-                return await BusService.open(self._manager, self._address, self._bindings)
+                return await self._open()
             except BusError as exc:
                 # Once for each reason, not at each attempt.
                 log.log(logging.DEBUG if str(exc) == told else logging.WARNING, "%s", exc)

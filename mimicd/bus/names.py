@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from mimicd.core.errors import ERROR_PREFIX as ERROR_PREFIX
 
 BUS_NAME = "org.mimicd1"
+"""Of the daemon of the first network namespace; others add to it, see `bus_name`."""
 ROOT_PATH = "/org/mimicd1"
 INTERFACES_PATH = "/org/mimicd1/interface"
 
@@ -93,6 +94,11 @@ _ESCAPED = re.compile(rb"_([0-9a-f]{2})")
 def bus_address(given: str | None, environ: Mapping[str, str]) -> str:
     """The bus to use: the one given, else DBUS_SYSTEM_BUS_ADDRESS, else the system bus."""
     return given or environ.get(ADDRESS_VARIABLE) or SYSTEM_BUS_ADDRESS
+
+
+def bus_name(netns: str) -> str:
+    """The name of the daemon of a named network namespace, of the usual one for ""."""
+    return f"{BUS_NAME}.netns.{escape_element(netns)}" if netns else BUS_NAME
 
 
 def is_system_bus(address: str) -> bool:

@@ -50,7 +50,10 @@ BODY_LIMIT_BYTES = 31 << 20
 class BusService:
     """The daemon on one bus. Made by `open`; `close` leaves the bus and nothing else."""
 
-    def __init__(self, manager: Manager, address: str, bindings: Bindings) -> None:
+    def __init__(
+        self, manager: Manager, address: str, bindings: Bindings, bus_name: str = names.BUS_NAME
+    ) -> None:
+        self._bus_name = bus_name
         self._manager = manager
         self._address = address
         self._bindings = bindings
@@ -59,9 +62,11 @@ class BusService:
         self._listing_for: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @classmethod
-    async def open(cls, manager: Manager, address: str, bindings: Bindings) -> BusService:
+    async def open(
+        cls, manager: Manager, address: str, bindings: Bindings, bus_name: str = names.BUS_NAME
+    ) -> BusService:
         """Connect and take the name. Raises BusError, and then nothing is left connected."""
-        service = cls(manager, address, bindings)
+        service = cls(manager, address, bindings, bus_name)
         await service._open()
         return service
 
@@ -77,10 +82,12 @@ class BusService:
             connection, self._manager.interfaces(), self._bindings.release, self._bindings.rename
         )
         self._unsubscribe = self._manager.subscribe(signals)
-        self._bindings.attach(connection)
-        connection.listen(self._dispatcher.on_call, self._on_signal)
         try:
+            (bus_id,) = await connection.ask_driver("GetId")
+            self._bindings.attach(connection, str(bus_id))
+            connection.listen(self._dispatcher.on_call, self._on_signal)
             await self._take_name()
+            self._bindings.find_again()
         except BaseException:
             self._leave()
             raise
@@ -103,10 +110,10 @@ class BusService:
         self._connection.close()
 
     async def _take_name(self) -> None:
-        where = f"the name {names.BUS_NAME} on the bus at {self._address}"
+        where = f"the name {self._bus_name} on the bus at {self._address}"
         try:
             (answer,) = await self._connection.ask_driver(
-                "RequestName", "su", [names.BUS_NAME, NameFlag.DO_NOT_QUEUE.value]
+                "RequestName", "su", [self._bus_name, NameFlag.DO_NOT_QUEUE.value]
             )
         except ReplyError as exc:
             if exc.name != names.ACCESS_DENIED:

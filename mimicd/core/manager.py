@@ -71,5 +71,14 @@ class Manager(Protocol):
     def interfaces(self) -> list[InterfaceView]:
         """The running interfaces, with counters as of now."""
 
+    def holder_of(self, interface: str) -> str:
+        """What `set_holder` was told last; "" for none."""
+
+    def set_holder(self, interface: str, holder: str) -> None:
+        """Who is to hold an interface, in the words of the edge that he came by; "" for nobody.
+
+        It is remembered for the next daemon too. Whoever sees a holder leave stops what he holds.
+        """
+
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` from now on; returns what ends that."""

@@ -56,6 +56,7 @@ class FakeManager:
         self.gate.set()
         self.connections_of: dict[str, list[Connection]] = {}
         self.listeners: list[Listener] = []
+        self.holders: dict[str, str] = {}
         self._views: dict[str, InterfaceView] = {}
 
     async def run(self, interface: str, options: Options) -> None:
@@ -97,6 +98,13 @@ class FakeManager:
     def interfaces(self) -> list[InterfaceView]:
         return list(self._views.values())
 
+    def holder_of(self, interface: str) -> str:
+        return self.holders.get(interface, "")
+
+    def set_holder(self, interface: str, holder: str) -> None:
+        if interface in self._views:
+            self.holders[interface] = holder
+
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         self.listeners.append(listener)
         return lambda: self.listeners.remove(listener)
@@ -126,11 +134,13 @@ class FakeManager:
 
     def remove(self, interface: str) -> None:
         del self._views[interface]
+        self.holders.pop(interface, None)
         for listener in self.listeners:
             listener.interface_removed(interface)
 
     def rename(self, before: str, name: str) -> None:
         view = self._views[name] = dataclasses.replace(self._views.pop(before), name=name)
+        self.holders[name] = self.holders.pop(before, "")
         for listener in self.listeners:
             listener.interface_renamed(before, view)
 

@@ -54,7 +54,7 @@ async def serve(arguments: argparse.Namespace) -> None:
 
     loop.add_signal_handler(signal.SIGUSR1, speak)
     address = bus_address(arguments.address, os.environ)
-    bound = arguments.running if arguments.bound else ()
+    bound = dict.fromkeys(arguments.running if arguments.bound else (), "")
     keeper = BusKeeper(manager, address, bound, grace_s=0.5)
     await keeper.start()
     stalls_s = [0.0]

@@ -162,7 +162,7 @@ def test_what_a_predecessor_had_bound_waits_for_its_caller(bus: PrivateBus) -> N
     async def scene() -> None:
         manager = FakeManager()
         manager.add("eth0", {"filter": [FILTER]})
-        async with serving(bus, manager, bound=["eth0"], grace_s=0.1) as (_, keeper):
+        async with serving(bus, manager, bound={"eth0": ""}, grace_s=0.1) as (_, keeper):
             assert keeper.bound_interfaces == ("eth0",)
             await until(lambda: manager.called("stop"), "eth0 is stopped")
 

@@ -224,8 +224,8 @@ def test_reload_without_settings_reads_the_file_of_every_running_interface(
                 manager.add(name, {"filter": [FILTER]})
 
             async def reload(interface: str) -> None:
-                request = Request("reload", interface)
-                commands = Commands(request, Output(), Unstopped(), bus.address, tmp_path)
+                request = Request("reload", interface, address=bus.address)
+                commands = Commands(request, Output(), Unstopped(), tmp_path)
                 await commands.perform()
 
             await reload("")
@@ -401,7 +401,7 @@ def test_check_without_a_file_reads_those_in_the_configuration_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def check(interface: str = "") -> None:
-        commands = Commands(Request("check", interface), Output(), Unstopped(), "", tmp_path)
+        commands = Commands(Request("check", interface), Output(), Unstopped(), tmp_path)
         run(commands.perform())
 
     with pytest.raises(InvalidConfigError, match="no file"):

@@ -53,13 +53,20 @@ RULES = (
     # The client imports the names, and with them this folder's __init__: neither needs a bus.
     Rule("mimicd.bus.__init__", project=()),
     Rule("mimicd.bus.names", project=("mimicd.core",)),
+    Rule("mimicd.varlink", project=("mimicd.varlink", "mimicd.core", "mimicd.claims")),
+    Rule("mimicd.varlink.__init__", project=()),
+    Rule("mimicd.varlink.names", project=("mimicd.varlink",)),
+    Rule("mimicd.varlink.wire", project=("mimicd.varlink",)),
     # What is between the edges: knows the kernel, is known to the bus.
     Rule("mimicd", project=("mimicd",), forbidden=("mimicd.bus",)),
     # The wiring.
     Rule("mimicd.__main__", project=("mimicd",), libraries=("uvloop",)),
     Rule(
         "mimicctl",
-        project=("mimicctl", "mimicd.core", "mimicd.bus.names", "mimicd.__version__"),
+        project=(
+            *("mimicctl", "mimicd.core", "mimicd.bus.names", "mimicd.__version__"),
+            *("mimicd.varlink.names", "mimicd.varlink.values", "mimicd.varlink.wire"),
+        ),
         libraries=("dbus_next",),
     ),
     Rule(
