@@ -25,7 +25,7 @@ from tests.rig.network import Host, Network
 from tests.rig.traffic import exchange, flow
 
 PORT = 51820
-WITHIN_S = 20.0
+WITHIN_S = 60.0  # a shared machine may be slow; nobody waits longer than needed
 FILTER = ("-f", "remote=192.0.2.9:5000")
 
 
