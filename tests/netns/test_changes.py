@@ -106,6 +106,7 @@ def test_what_is_waited_for_outlives_the_daemon_and_takes_new_settings(host: Hos
         assert views(daemon)["wan0"]["filters"] == ["remote=192.0.2.7:7000"]
 
 
+@pytest.mark.slow
 def test_an_interface_that_went_while_no_daemon_ran_is_waited_for(host: Host) -> None:
     make_pair(host)
     before = attachments(host)
@@ -178,6 +179,7 @@ def test_a_renamed_interface_keeps_its_connections_and_gets_another_object(
         ip(net.a, "link", "set", "wan0", "name", "eth0")
 
 
+@pytest.mark.slow
 def test_two_interfaces_that_swap_their_names_keep_their_filters(host: Host) -> None:
     for name in ("one", "two"):
         make_pair(host, name)

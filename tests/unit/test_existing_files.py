@@ -83,7 +83,7 @@ def test_the_whole_folder_is_checked_in_one_go(
     monkeypatch.setattr("signal.signal", lambda *_: None)
     for name, text in FILES.items():
         (tmp_path / f"{name}.conf").write_bytes(text.encode())
-    commands = Commands(Request("check"), Output(), StopSignals(), "", tmp_path)
+    commands = Commands(Request("check"), Output(), StopSignals(), tmp_path)
     with pytest.raises(StopIteration):
         commands.perform().send(None)
     shown = capsys.readouterr().out.splitlines()
