@@ -2,6 +2,7 @@
 #
 # make demo       the main job on real traffic, shown and checked
 # make test       every test (as root)
+# make soak       20 minutes of coming and going: memory, descriptors and maps stay as they are
 # make peers      fetch the programs that the tunnel is tested against
 # make bench      measure beside plain UDP (as root): make bench BENCH='--quick'
 # make check      format, lint, types and unit tests, without root
@@ -74,7 +75,7 @@ endef
 BENCH = --topology direct,router --family 4,6
 
 .SILENT:
-.PHONY: all demo test peers bench check man completions deb system-test install uninstall
+.PHONY: all demo test peers bench check man completions deb soak system-test install uninstall
 all: check
 
 demo:
@@ -113,6 +114,10 @@ deb:
 	rm -f dist/mimicd_*.deb
 	mv build/deb/mimicd_*.deb dist/
 	ls dist/mimicd_*.deb
+
+soak:
+	./setup.sh --dev
+	.venv/bin/python -B -m tests.netns.soak --minutes 20
 
 system-test: deb
 	python3 -B -m tests.system dist/mimicd_*.deb

@@ -33,7 +33,8 @@ class Done:
 
     @property
     def words(self) -> str:
-        return (self.stderr or self.stdout).strip()
+        """The first line of what it said."""
+        return (self.stderr or self.stdout).strip().partition("\n")[0]
 
 
 def do(
