@@ -215,7 +215,6 @@ int mimic_egress(struct __sk_buff *skb)
 	if (skb->len > p->l4 + length && bpf_skb_change_tail(skb, p->l4 + length, 0))
 		return drop(DROP_REWRITE);
 
-	random = bpf_get_prandom_u32();
 	if (skb->mark == cfg->command_mark) {
 		struct command cmd = {};
 
@@ -240,6 +239,8 @@ int mimic_egress(struct __sk_buff *skb)
 		}
 		if (!c)
 			return drop(DROP_MAP_FULL);
+		/* only what opens needs a number that nobody can guess */
+		random = c->state == IDLE ? bpf_get_prandom_u32() : (u32)now;
 		if (c->state == IDLE)
 			hint = half_opens.lookup(&flow);
 		/* XDP that received the handshake did not see a tag that stands beside the frame */

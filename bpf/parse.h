@@ -10,6 +10,10 @@
 #define EXTENSION_HEADERS 8
 #define HEADERS_MAX 320 /* link, IP with options or extension headers, TCP with options */
 
+/* The common way through a program stays in one piece. */
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
 /* Keeps clang from replacing a bounds check that the verifier has to see. */
 #define barrier_var(x) asm volatile("" : "+r"(x))
 

@@ -126,7 +126,8 @@ def compiler_flags(
         defines = {**defines, "RECEIVE_ON_TC": 1}
     all_defines = {**defines, "L2_LEN": link_bytes, "PAGE_SIZE": 4096}
     flags = [f"-D{name}={value}" for name, value in all_defines.items()]
-    return [*flags, f"-I{bpf_directory()}", "-Wno-unused-function"]
+    # like the kernel's own C, the programs read headers as words
+    return [*flags, f"-I{bpf_directory()}", "-fno-strict-aliasing", "-Wno-unused-function"]
 
 
 def checksum_defines() -> dict[str, int]:
