@@ -99,12 +99,17 @@ def other(name: str, server: str, client: str, is_relay: bool) -> Arm:
     if not name.replace("-", "").replace("_", "").isalnum() or name in (PLAIN, OURS):
         raise ArmError(f"{name!r} is no name for an arm: letters, digits, - and _, not {OURS}")
     for line in (server, client):
-        try:
-            shlex.split(line)
-            fields = {field for _, field, _, _ in string.Formatter().parse(line) if field}
-        except ValueError as exc:
-            raise ArmError(f"{name}: {line!r} is no command line: {exc}") from None
-        if unknown := fields - PLACEHOLDERS:
-            known = " ".join(sorted(PLACEHOLDERS))
-            raise ArmError(f"{name}: {{{min(unknown)}}} is no placeholder; there are {known}")
+        check_line(name, line)
     return Arm(name, server, client, is_relay)
+
+
+def check_line(name: str, line: str) -> None:
+    """Raises ArmError for words of a command line that cannot be used."""
+    try:
+        shlex.split(line)
+        fields = {field for _, field, _, _ in string.Formatter().parse(line) if field is not None}
+    except ValueError as exc:
+        raise ArmError(f"{name}: {line!r} is no command line: {exc}") from None
+    if unknown := fields - PLACEHOLDERS:
+        known = " ".join(sorted(PLACEHOLDERS))
+        raise ArmError(f"{name}: {{{min(unknown)}}} is no placeholder; there are {known}")

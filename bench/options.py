@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from bench.arms import Arm, ArmError, other
+from bench.arms import OURS, Arm, ArmError, check_line, other
 
 FIGURES = {
     "flood": "rate and CPU of a packet as fast as one core sends",
@@ -76,6 +76,7 @@ def parse(argv: Sequence[str]) -> Options:
     parser = _parser()
     given = parser.parse_args(argv)
     try:
+        check_line(OURS, given.ours_options or "")
         others = tuple(
             other(name, server, client, is_relay)
             for many, is_relay in ((given.arm, False), (given.relay, True))

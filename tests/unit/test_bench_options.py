@@ -38,6 +38,9 @@ def test_what_is_chosen_goes_before_what_quick_means() -> None:
         ["--offload", "maybe"],
         ["--arm", "plain", "a", "b"],
         ["--arm", "x", "a {nothing}", "b"],
+        ["--arm", "x", "a {}", "b"],
+        ["--arm", "x", "a 'b", "b"],
+        ["--mimicd", "-f {nothing}"],
         ["--arm", "x", "a", "b", "--relay", "x", "c", "d"],
     ],
 )
