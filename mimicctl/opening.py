@@ -51,8 +51,8 @@ async def _open_usual(address: str, interactive: bool, name: str, socket: Path) 
             other = await VarlinkClient.open(str(socket))
             client.close()
             return other
-    except BusError:
-        pass
+    except MimicError:
+        pass  # nobody listens there, or not to this user: the bus may still start it
     except BaseException:
         client.close()
         raise

@@ -93,10 +93,25 @@ def load(folder: Path) -> list[SavedInterface]:
                 one.name: values[one.name] for one in fields(SavedInterface) if one.name in values
             }
             saved = SavedInterface(**known)
+            if not _is_whole(saved):
+                raise ValueError("a value of the wrong type")
             found.append(replace(saved, phase=Phase(saved.phase)))
         except (OSError, ValueError, TypeError):
             continue
     return found
+
+
+def _is_whole(saved: SavedInterface) -> bool:
+    texts = (saved.name, saved.link_type, saved.xdp_mode, saved.phase, saved.holder)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(saved.ifindex, int)
+        and isinstance(saved.started_at, int | float)
+        and isinstance(saved.options, dict)
+        and isinstance(saved.rules, dict)
+        and all(isinstance(text, str) for text in saved.rules.values())
+        and "/" not in saved.name
+    )
 
 
 def remove(folder: Path, key: str) -> None:

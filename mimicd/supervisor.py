@@ -14,7 +14,6 @@ from mimicd.claims import Claim, claim
 from mimicd.core.connection import Connection, InterfaceView
 from mimicd.core.errors import (
     AlreadyRunningError,
-    AttachError,
     FailedError,
     InterfaceDownError,
     InvalidConfigError,
@@ -26,15 +25,14 @@ from mimicd.core.manager import Listener, Options
 from mimicd.core.model import InterfaceConfig
 from mimicd.core.part import WHOLE, Part
 from mimicd.core.rules import RuleBook
-from mimicd.core.settings import build_config, config_texts, format_filter, parse_filter
+from mimicd.core.settings import build_config, config_texts, format_filter
 from mimicd.core.values import parse_verbosity
 from mimicd.instance import Instance
 from mimicd.kernel import bpffs
 from mimicd.kernel.changes import Changes
-from mimicd.kernel.dataplane import DataPlane, remove_leftovers
-from mimicd.kernel.hop import remove_leftover
-from mimicd.kernel.netlink import EGRESS_PARENT, INGRESS_PARENT, Link, Netlink
+from mimicd.kernel.netlink import Link, Netlink
 from mimicd.logs import ERROR, INFO, WARNING
+from mimicd.predecessor import adopt, clear_away, clear_leftovers
 from mimicd.resolver import resolve
 from mimicd.state import Phase, SavedInterface
 from mimicd.waiting import Waiting
@@ -268,7 +266,7 @@ class Supervisor:
             # Another process that left may have taken the empty folders with it.
             self._root = bpffs.pin_root(self._folder)
             if self._root is not None and link.ifindex in bpffs.pinned_interfaces(self._root):
-                await self._clear_leftovers(link.ifindex)
+                await clear_leftovers(self._net, self._root, link.ifindex)
                 link = await self._net.link_by_index(link.ifindex)
             makes_clsact = not await self._net.has_clsact(link.ifindex)
             self._write(
@@ -369,79 +367,38 @@ class Supervisor:
         except AlreadyRunningError:
             return
         self._holders[saved.name] = saved.holder
-        if saved.phase is Phase.RUNNING and await self._adopt(saved):
-            return
+        if saved.phase is Phase.RUNNING:
+            instance = await adopt(self._net, self._root, saved, self._log, self._tell_connection)
+            if instance is not None:
+                self._holders[instance.name] = saved.holder
+                self._add(instance)
+                if instance.name != saved.name:
+                    self._log(instance.name, WARNING, f"it was called {saved.name} before")
+                await self._repair(instance)
+                return
         if saved.ifindex:
-            await self._clear_away(saved)
-        if saved.phase in (Phase.RUNNING, Phase.WAITING):
-            self._wait_for(saved.name, build_config(saved.options), saved.started_at)
-            await self._come_back(saved.name)
-        else:
+            await clear_away(self._net, self._root, saved)
+            state.remove(self._folder, saved.key)
+            self._release(saved.key)
+        await self._begin_again(saved)
+
+    async def _begin_again(self, saved: SavedInterface) -> None:
+        if saved.phase not in (Phase.RUNNING, Phase.WAITING):
             log.warning(
                 "%s: the last mimicd died while it was %s; what it left is cleared away",
                 saved.name,
                 saved.phase.value,
             )
-
-    async def _adopt(self, saved: SavedInterface) -> bool:
-        """Whether it could be adopted."""
-        plane: DataPlane | None = None
+            return
         try:
-            if self._root is None:
-                raise AttachError("without a bpffs nothing of it is left to this process")
-            link = await self._net.link_by_index(saved.ifindex)
             config = build_config(saved.options)
-            filters = {
-                int(number): parse_filter(text, config.flow) for number, text in saved.rules.items()
-            }
-            plane = DataPlane.adopt(
-                self._net, link, saved.link_type, saved.xdp_mode, saved.made_clsact, self._root
-            )
-            book = RuleBook(filters)
-            instance = await Instance.adopt(
-                self._net, link, plane, config, book, self._log, self._tell_connection
-            )
-        except NoSuchInterfaceError:
-            log.warning("%s: the interface has gone while no mimicd ran", saved.name)
-            return False
-        except (MimicError, OSError, ValueError) as error:
-            log.warning(
-                "%s: cannot take over what is attached, so it is replaced and its connections"
-                " begin anew: %s",
-                saved.name,
-                error,
-            )
-            if plane is not None:
-                plane.leave()
-            return False
-        instance.started_at = saved.started_at
-        self._holders[link.name] = saved.holder
-        self._add(instance)
-        if link.name != saved.name:
-            self._log(link.name, WARNING, f"it was called {saved.name} before")
-        await self._repair(instance)
-        return True
-
-    async def _clear_away(self, saved: SavedInterface) -> None:
-        """What cannot be adopted is detached."""
-        try:
-            link = await self._net.link_by_index(saved.ifindex)
-        except NoSuchInterfaceError:
-            await self._clear_leftovers(saved.ifindex)
-        else:
-            await self._clear_leftovers(link.ifindex)
-            if saved.made_clsact:
-                await self._net.remove_clsact(link.ifindex)
-        state.remove(self._folder, saved.key)
-        self._release(saved.key)
-
-    async def _clear_leftovers(self, ifindex: int) -> None:
-        """Detach what a predecessor left and nobody can take over."""
-        for parent in (EGRESS_PARENT, INGRESS_PARENT):
-            await self._net.remove_filter(ifindex, parent)
-        await remove_leftover(self._net, ifindex)
-        if self._root is not None:
-            remove_leftovers(self._root, ifindex)
+        except MimicError as error:
+            log.error("%s: this mimicd does not know how it was run: %s", saved.name, error)
+            state.remove(self._folder, saved.key)
+            self._release(saved.key)
+            return
+        self._wait_for(saved.name, config, saved.started_at)
+        await self._come_back(saved.name)
 
     # --- what changes underneath ---
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mimicd import state
 from mimicd.core import abi
 from mimicd.kernel import bpf
 from tests.netns.disguise import remote_and_local, wire_capture
@@ -17,6 +18,7 @@ from tests.netns.test_lifecycle import connections
 from tests.rig.attachments import attachments
 from tests.rig.bpffs import system_bpffs
 from tests.rig.daemon import ROOT, Daemon, Foreground, command_path
+from tests.rig.namespace import wait_until
 from tests.rig.network import Network
 from tests.rig.traffic import exchange, flow
 
@@ -128,3 +130,27 @@ def test_what_cannot_be_adopted_is_told_and_replaced(
 def shape(net: Network) -> tuple[object, ...]:
     found = attachments(net.a)
     return found.links, len(found.filters), len(found.qdiscs)
+
+
+def test_a_state_that_this_version_does_not_understand_holds_up_nothing(
+    direct_network: Network, tmp_path: Path
+) -> None:
+    host = direct_network.a
+    folder = tmp_path / str(host.namespace.inode)
+    known = state.SavedInterface(
+        name="gone0",
+        ifindex=0,
+        link_type="",
+        xdp_mode="",
+        made_clsact=False,
+        started_at=0.0,
+        options={"filter": ["remote=192.0.2.9:5000"], "a key of tomorrow": "1"},
+        phase=state.Phase.WAITING,
+    )
+    state.save(folder, known)
+    env = {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)}
+    with Foreground(host, "--no-bus", env=env) as daemon:
+        daemon.await_words("gone0: this mimicd does not know how it was run")
+        wait_until((tmp_path / "org.mimicd1").is_socket, WITHIN_S, "it serves all the same")
+        assert not list(tmp_path.rglob("*.json"))
+        assert daemon.terminate() == 0

@@ -220,8 +220,8 @@ def test_what_is_pinned_but_not_known_any_more_is_replaced(direct_network: Netwo
         with Daemon(host, program=mounts.command(command_path("mimicd"))) as daemon:
             daemon.ctl("run", "--detach", "-f", "remote=192.0.2.9:5000", "eth0", check=True)
             daemon.kill()
-            for path in daemon.runtime.iterdir():
-                shutil.rmtree(path)
+            shutil.rmtree(daemon.runtime)
+            daemon.runtime.mkdir(mode=0o755)
             daemon.start()
             daemon.await_ready()
             assert daemon.ctl("list", check=True).stdout == ""
