@@ -5,6 +5,7 @@
 # make soak       20 minutes of coming and going: memory, descriptors and maps stay as they are
 # make peers      fetch the programs that the tunnel is tested against
 # make bench      measure beside plain UDP (as root): make bench BENCH='--quick'
+# make matrix     every sender over every link in every mode, several minutes (as root)
 # make check      format, lint, types and unit tests, without root
 # make man        the manual pages, in build/man
 # make completions
@@ -75,7 +76,7 @@ endef
 BENCH = --topology direct,router --family 4,6
 
 .SILENT:
-.PHONY: all demo test peers bench check man completions deb soak system-test install uninstall
+.PHONY: all demo test matrix peers bench check man completions deb soak system-test install uninstall
 all: check
 
 demo:
@@ -83,6 +84,10 @@ demo:
 
 test:
 	./test.sh
+
+matrix:
+	./setup.sh --dev
+	.venv/bin/python -m pytest tests/matrix -m slow
 
 peers:
 	sh tests/peers/fetch.sh

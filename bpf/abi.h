@@ -163,7 +163,8 @@ struct half_open {
 
 enum config_flag {
 	CONFIG_TRACE = 1,
-	CONFIG_STRICT = 2 /* some rule is RULE_STRICT */
+	CONFIG_STRICT = 2,   /* some rule is RULE_STRICT */
+	CONFIG_KEEP_TAIL = 4 /* what is behind a datagram is left to the IP layer to trim */
 };
 
 struct config {

@@ -6,6 +6,22 @@
 #ifndef MIMICD_FRAME_H
 #define MIMICD_FRAME_H
 
+/*
+ * The kernel refuses to move the end of what a tunnel left (VXLAN: skb->encapsulation).
+ * What stands behind the fixed IP header is moved instead, and has to be written anew.
+ */
+#define NOT_SUPPORTED (-524)
+
+static __always_inline int skb_resize(struct __sk_buff *skb, __u32 size)
+{
+	int failed = bpf_skb_change_tail(skb, size, 0);
+
+	if (failed != NOT_SUPPORTED)
+		return failed;
+	return bpf_skb_adjust_room(skb, (__s32)size - (__s32)skb->len, BPF_ADJ_ROOM_NET,
+				   BPF_F_ADJ_ROOM_NO_CSUM_RESET);
+}
+
 /* Where a VLAN tag stands in a frame: EtherType and TCI. */
 #define TAG_AT 12
 #define TAG_BYTES 4
@@ -92,7 +108,15 @@ static __always_inline __u32 frame_total(frame *f)
 
 static __always_inline int frame_resize(frame *f, __u32 size)
 {
-	return f->len == size ? 0 : bpf_skb_change_tail(f, size, 0);
+	return f->len == size ? 0 : skb_resize(f, size);
+}
+
+/* Only the tail may go; where it cannot, the IP layer trims it. */
+static __always_inline int frame_trim(frame *f, __u32 size)
+{
+	int failed = f->len == size ? 0 : bpf_skb_change_tail(f, size, 0);
+
+	return failed == NOT_SUPPORTED ? 0 : failed;
 }
 
 #else
@@ -148,6 +172,11 @@ static __always_inline int frame_resize(frame *f, __u32 size)
 	if (frame_total(f) != frame_size(f))
 		return 0;
 	return change ? bpf_xdp_adjust_tail(f, change) : 0;
+}
+
+static __always_inline int frame_trim(frame *f, __u32 size)
+{
+	return frame_resize(f, size);
 }
 
 #endif

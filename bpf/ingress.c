@@ -119,7 +119,7 @@ static __always_inline int ip_restore(frame *f, const struct packet *p, u32 udp_
 /* The data segment becomes the datagram that it carries. A wrong checksum stays wrong. */
 static __always_inline int restore_datagram(frame *f, struct packet *p,
 					    const struct tcp_header *tcp, u32 padding,
-					    struct receive_buffer *b)
+					    const struct config *cfg, struct receive_buffer *b)
 {
 	u32 header = (tcp->offset >> 4) * 4;
 	u32 options = header - TCP_HEADER;
@@ -167,7 +167,8 @@ static __always_inline int restore_datagram(frame *f, struct packet *p,
 	if (length < UDP_HEADER || length > sizeof(b->moved) || frame_store(f, p->l4, b->moved, length))
 		return -1;
 	/* Of a frame in several buffers the tail is left: the IP layer trims it. */
-	if (frame_size(f) >= p->l4 + udp_len && frame_resize(f, p->l4 + udp_len))
+	if (!(cfg->flags & CONFIG_KEEP_TAIL) && frame_size(f) >= p->l4 + udp_len &&
+	    frame_trim(f, p->l4 + udp_len))
 		return -1;
 	return ip_restore(f, p, udp_len);
 }
@@ -283,7 +284,7 @@ static __always_inline int apply_receive(frame *f, struct config *cfg,
 		trace(cfg, flow, now, EVENT_SENT, v->control.flags, v->control.seq, v->control.ack,
 		      v->control.payload);
 	if (v->deliver) {
-		if (restore_datagram(f, p, tcp, v->padding, b))
+		if (restore_datagram(f, p, tcp, v->padding, cfg, b))
 			return receive_dropped(DROP_RX_REWRITE);
 		if (v->control.flags) {
 			count(COUNT_TX_WINDOW_UPDATE);

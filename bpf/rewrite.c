@@ -163,7 +163,8 @@ static __always_inline int become_control(struct __sk_buff *skb, const struct pa
 		    finish_offload(skb, span) || options_move(skb, p, options, 1))
 			return -1;
 	}
-	if (bpf_skb_change_tail(skb, p->l4 + length, 0))
+	if (options_move(skb, p, options, 0) || skb_resize(skb, p->l4 + length) ||
+	    options_move(skb, p, options, 1))
 		return -1;
 	barrier_var(length);
 	length &= 63;
@@ -305,7 +306,8 @@ static __always_inline int become_data_whole(struct __sk_buff *skb, const struct
 	if (o->partial) {
 		if (finish_and_resize(skb, p, p->l4 + 2, p->l4 + total, b->options))
 			return -1;
-	} else if (bpf_skb_change_tail(skb, p->l4 + total, 0)) {
+	} else if (options_move(skb, p, b->options, 0) || skb_resize(skb, p->l4 + total) ||
+		   options_move(skb, p, b->options, 1)) {
 		return -1;
 	}
 	length = total;
@@ -315,7 +317,10 @@ static __always_inline int become_data_whole(struct __sk_buff *skb, const struct
 	return ip_update(skb, p, total);
 }
 
-/* The same for a datagram with a checksum: what is not moved is not read. */
+/*
+ * The same for a datagram with a checksum: what is not moved is not read. NOT_SUPPORTED:
+ * nothing has changed, see skb_resize().
+ */
 static __always_inline int become_data_by_parts(struct __sk_buff *skb, const struct packet *p,
 						const struct send_verdict *v, u32 n,
 						struct send_buffer *b)
@@ -326,6 +331,7 @@ static __always_inline int become_data_by_parts(struct __sk_buff *skb, const str
 	u32 total = TCP_HEADER + v->padding + n;
 	struct tcp_header tcp;
 	u64 length = moved, sum, moved_sum;
+	int failed;
 
 	__builtin_memset(b->head, 0, sizeof(b->head));
 	barrier_var(length);
@@ -357,8 +363,10 @@ static __always_inline int become_data_by_parts(struct __sk_buff *skb, const str
 	tcp.check = ~csum_fold64(sum);
 	__builtin_memcpy(b->segment, &tcp, sizeof(tcp));
 
-	if (bpf_skb_change_tail(skb, p->l4 + total, 0) ||
-	    (moved && bpf_skb_store_bytes(skb, p->l4 + total - moved, b->head, length, 0)))
+	failed = bpf_skb_change_tail(skb, p->l4 + total, 0);
+	if (failed)
+		return failed;
+	if (moved && bpf_skb_store_bytes(skb, p->l4 + total - moved, b->head, length, 0))
 		return -1;
 	length = TCP_HEADER + v->padding;
 	barrier_var(length);
@@ -371,9 +379,13 @@ static __always_inline int become_data(struct __sk_buff *skb, const struct packe
 				       const struct offload *o, const struct send_verdict *v, u32 n,
 				       struct send_buffer *b)
 {
-	if (o->partial || !p->word[1])
-		return become_data_whole(skb, p, o, v, n, b);
-	return become_data_by_parts(skb, p, v, n, b);
+	if (!o->partial && p->word[1]) {
+		int done = become_data_by_parts(skb, p, v, n, b);
+
+		if (done != NOT_SUPPORTED)
+			return done;
+	}
+	return become_data_whole(skb, p, o, v, n, b);
 }
 
 /*
@@ -417,7 +429,7 @@ static __always_inline int too_big(struct __sk_buff *skb, const struct packet *p
 	if (o->partial &&
 	    (bpf_skb_change_tail(skb, base + span + 32, 0) || finish_offload(skb, span)))
 		return TC_ACT_SHOT;
-	if (bpf_skb_change_tail(skb, base + total, 0))
+	if (skb_resize(skb, base + total))
 		return TC_ACT_SHOT;
 	length = total;
 	barrier_var(length);

@@ -21,7 +21,7 @@ static __always_inline int deliver_and_reply(struct __sk_buff *skb, const struct
 	skb->mark = 0;
 	base = p.l3 + (p.v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 	control_encode(&bytes, c, p.dest, p.source, p.addresses, 0, 0);
-	if (bpf_skb_change_tail(skb, base + TCP_HEADER, 0))
+	if (skb_resize(skb, base + TCP_HEADER))
 		return drop(DROP_REWRITE);
 #if L2_LEN
 	if (bpf_skb_load_bytes(skb, 0, l2, sizeof(l2)))

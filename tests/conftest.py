@@ -14,7 +14,7 @@ import pytest
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
 
 # Cheap and telling ones first.
-FOLDERS = ("unit", "property", "contract", "bpf", "bus", "netns")
+FOLDERS = ("unit", "property", "contract", "bpf", "bus", "netns", "matrix")
 
 # A shared machine stalls at any moment, so slowness of one example says nothing.
 hypothesis.settings.register_profile("project", deadline=None, print_blob=True)

@@ -337,6 +337,8 @@ class ConfigFlag(enum.IntFlag):
     """enum config_flag."""
 
     TRACE = 1
+    STRICT = 2
+    KEEP_TAIL = 4
 
 
 class EventType(enum.IntEnum):

@@ -260,13 +260,14 @@ def _load_lock_btf(key_bytes: int, value_bytes: int) -> int:
     return _bpf(_Command.BTF_LOAD, struct.pack("=QQI", ctypes.addressof(data), 0, len(blob)))
 
 
-def load_program(kind: int, instructions: bytes, name: str) -> int:
+def load_program(kind: int, instructions: bytes, name: str, with_frags: bool = False) -> int:
     """A descriptor. `kind`: enum bpf_prog_type. Raises OSError; the verifier's last words are its
     file name.
 
-    XDP takes frames in several buffers (MTU 9000) where the kernel has them, since 5.18.
+    `with_frags`: XDP takes frames in several buffers (MTU 9000) where the kernel has them, since
+    5.18. Not for generic XDP: with it, what a program answers is lost (6.18).
     """
-    if kind == _XDP:
+    if kind == _XDP and with_frags:
         try:
             return _load_program(kind, instructions, name, _XDP_HAS_FRAGS)
         except OSError as error:

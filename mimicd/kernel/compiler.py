@@ -40,10 +40,13 @@ _EXIT_MISSING = 3
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
-def compile_programs(link_bytes: int, receive_on: str = "xdp") -> dict[str, int]:
+def compile_programs(
+    link_bytes: int, receive_on: str = "xdp", with_frags: bool = False
+) -> dict[str, int]:
     """Descriptors of all programs and maps by name; they are the caller's to close.
 
     `link_bytes`: length of the interface's link header, 14 or 0. `receive_on`: "xdp" or "tc".
+    `with_frags`: see bpf.load_program.
     Blocks for about a second the first time, and 50 ms when it was compiled before.
     Raises MissingDependencyError or AttachError.
     """
@@ -61,11 +64,11 @@ def compile_programs(link_bytes: int, receive_on: str = "xdp") -> dict[str, int]
     kept = read_object(key)
     if kept is not None:
         try:
-            return decode_object(kept).load()
+            return decode_object(kept).load(with_frags)
         except (AttachError, ValueError, KeyError, TypeError):
             pass  # of another kernel or version, or damaged: compile it anew
     compiled = _compile(link_bytes, receive_on, defines)
-    fds = decode_object(compiled).load()
+    fds = decode_object(compiled).load(with_frags)
     write_object(key, compiled)
     return fds
 

@@ -101,7 +101,7 @@ class DataPlane:
         plane.without_xdp = why
         plane._attached.callback(_close_all, fds)
         if _XDP_PIN in fds:
-            plane._attached.callback(_detach_xdp, fds[_XDP_PIN])
+            plane._attached.callback(plane._detach_xdp)
         return plane
 
     async def attach(self, link: Link) -> None:
@@ -121,6 +121,10 @@ class DataPlane:
                 # It came since the link was looked at: look again, to name it.
                 raise _xdp_busy(await net.link_by_index(ifindex)) from None
             stack.callback(self._detach_xdp)
+        if self.xdp_mode == "skb":
+            # generic XDP that shortens a frame leaves the skb's tail too far behind by the length
+            # of the link header (6.18), and TCP inside a tunnel would append to it there
+            self.set_flag(ConfigFlag.KEEP_TAIL, True)
         stack.push_async_callback(self._remove_clsact)
         self.made_clsact = await net.add_clsact(ifindex)
         for parent, program in self._filters():
@@ -328,7 +332,9 @@ class DataPlane:
 
 async def _compile(link_type: str, xdp_mode: str) -> dict[str, int]:
     receive_on = "tc" if xdp_mode == "none" else "xdp"
-    return await asyncio.to_thread(compiler.compile_programs, _LINK_BYTES[link_type], receive_on)
+    return await asyncio.to_thread(
+        compiler.compile_programs, _LINK_BYTES[link_type], receive_on, xdp_mode != "skb"
+    )
 
 
 def _check_layout(fds: dict[str, int]) -> None:

@@ -54,8 +54,10 @@ class ProgramObject:
         maps = {name: spec.as_list() for name, spec in self.maps.items()}
         return json.dumps({"format": _FORMAT, "programs": programs, "maps": maps}).encode()
 
-    def load(self) -> dict[str, int]:
+    def load(self, with_frags: bool = False) -> dict[str, int]:
         """Descriptors of all programs and maps; they are the caller's to close.
+
+        `with_frags`: see bpf.load_program.
 
         Raises AttachError, and then nothing is left open.
         """
@@ -65,7 +67,7 @@ class ProgramObject:
                 fds[name] = bpf.create_map(spec, name)
             for name, program in self.programs.items():
                 code = _with_descriptors(program, fds)
-                fds[name] = bpf.load_program(program.kind, code, name)
+                fds[name] = bpf.load_program(program.kind, code, name, with_frags)
         except OSError as error:
             for fd in fds.values():
                 os.close(fd)
