@@ -90,6 +90,7 @@ def _options(which: str) -> Iterator[str]:
         "common": arguments.WHOLE,
         "mimicd": command_line.SERVE,
         "mimicd run": command_line.RUN,
+        "mimicd check": command_line.CHECK,
     }
     yield from _entries(commands[which].options)
 

@@ -95,11 +95,18 @@ COMMANDS = (
     ),
     Command(
         "check",
-        "check settings, without a daemon and without running anything",
+        "check settings, and what could keep an interface from running",
         _OPTIONAL,
-        (*SETTING_OPTIONS, *_COMMON),
-        "Every fault is told. Without settings it reads /etc/mimic/<interface>.conf, without an"
-        " interface every /etc/mimic/*.conf.",
+        (
+            *SETTING_OPTIONS,
+            Option("", "--probe", "", "ask the peers too whether they answer", "probe"),
+            _JSON,
+            *_COMMON,
+        ),
+        "Every fault of the settings is told; this needs no daemon. Without settings it reads"
+        " /etc/mimic/<interface>.conf, if there is one, without an interface every"
+        " /etc/mimic/*.conf. For an interface mimicd then looks at privileges, kernel, link, XDP,"
+        " offloads, MTU, firewall and names. Nothing is changed. Exit code 1: something failed.",
     ),
     Command(
         "log",

@@ -112,6 +112,12 @@ class Client:
     async def stop(self, interface: str, timeout_s: float | None = None) -> None:
         await self._manage("Stop", "s", [interface], timeout_s)
 
+    async def check(self, interface: str, texts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """(check, "ok", "warn" or "fail", words) of each matter."""
+        signature, body = "sa{sv}", [interface, _options(texts, bind=False)]
+        (lines,) = await self._manage("Check", signature, body)
+        return [(str(check), str(grade), str(words)) for check, grade, words in lines]
+
     async def set_log_level(self, interface: str, level: str) -> None:
         await self._manage("SetLogLevel", "ss", [interface, level])
 

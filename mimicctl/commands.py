@@ -19,6 +19,7 @@ from mimicctl.output import Output, person_is_there
 from mimicctl.stopping import Stopped, StopSignals
 from mimicd.core.config_text import parse_config_text
 from mimicd.core.errors import (
+    BusError,
     FailedError,
     InvalidConfigError,
     MimicError,
@@ -26,7 +27,7 @@ from mimicd.core.errors import (
     Problem,
 )
 from mimicd.core.settings import build_config, merge_texts, notes_on
-from mimicd.core.terminal import log_line
+from mimicd.core.terminal import check_table, log_line
 from mimicd.core.values import LEVELS, parse_verbosity
 
 CONFIG_FOLDER = Path("/etc/mimic")
@@ -64,7 +65,7 @@ class Commands:
             case "reload":
                 await self._with_client(self._reload)
             case "check":
-                self._check()
+                await self._check()
             case "log":
                 level = request.level
                 # refused here as well as there, before anybody is asked for a password
@@ -182,7 +183,41 @@ class Commands:
         build_config(texts)
         return texts
 
-    def _check(self) -> None:
+    async def _check(self) -> None:
+        self._check_settings()
+        if not self._request.interface:
+            return
+        try:
+            await self._with_client(self._check_interface)
+        except BusError as error:
+            name = table.printable(self._request.interface)
+            self._output.talk(f"only the settings were checked: {error}")
+            self._output.talk(f"`mimicd check {name}`, as root, needs no daemon")
+
+    async def _check_interface(self, client: Client) -> None:
+        request = self._request
+        texts = {key: text for key, text in self._texts_to_check().items() if key != "file"}
+        if "probe" in request.switches:
+            texts["probe"] = "true"
+        lines = await client.check(request.interface, texts)
+        if "json" in request.switches:
+            keys = ("check", "result", "words")
+            self._output.json([dict(zip(keys, line, strict=True)) for line in lines])
+        else:
+            self._output.data(check_table(lines, self._output.colour))
+        failed = sum(grade == "fail" for _, grade, _ in lines)
+        if failed:
+            raise FailedError(
+                f"{request.interface}: {failed} of {len(lines)} checks failed",
+                "each line says what to do",
+            )
+
+    def _texts_to_check(self) -> Texts:
+        (file,) = self._files_to_check() or [None]
+        from_file = _read_config(file) if file is not None else {}
+        return merge_texts(from_file, self._request.texts)
+
+    def _check_settings(self) -> None:
         problems: list[Problem] = []
         for file in self._files_to_check():
             try:
@@ -197,7 +232,8 @@ class Commands:
         if request.texts or request.file is not None:
             return [request.file]
         if request.interface:
-            return [str(self._config_file(request.interface))]
+            file = self._config_file(request.interface)
+            return [str(file)] if file.exists() else []
         files = sorted(self._config_folder.glob("*.conf"))
         if not files:
             raise InvalidConfigError(
@@ -215,7 +251,11 @@ class Commands:
             # What has a place was refused before; this is about the whole.
             raise InvalidConfigError(f"{what}: {exc}", exc.hint) from None
         count = f", {table.filters(len(config.filters))}" if config.filters else ""
-        self._output.data(f"{what}: the settings are good{count}\n")
+        words = f"{what}: the settings are good{count}"
+        if "json" in self._request.switches:
+            self._output.talk(words)
+        else:
+            self._output.data(f"{words}\n")
 
     async def _reload_all(self, client: AnyClient) -> None:
         """What is wrong with one file, or one interface, does not hold up the others."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mimicd.core.preflight import WIREGUARD_BYTES
 from mimicd.core.settings import BY_KEY
 from mimicd.core.terminal import coloured as coloured
 from mimicd.core.terminal import log_line as log_line
@@ -77,7 +78,7 @@ def interface_facts(
         facts += [
             ("link type", view["link-type"]),
             ("XDP mode", view["xdp-mode"]),
-            ("max payload", f"{view['max-payload']} bytes of UDP"),
+            ("max payload", _payload(view["max-payload"])),
         ]
     facts += [("" if number else "filters", one) for number, one in enumerate(view["filters"])]
     settings = dict(view["settings"])
@@ -96,6 +97,10 @@ def interface_facts(
     lines = [coloured(title, "1", colour)]
     lines += [f"  {label:<{_LABEL_WIDTH}} {printable(text)}" for label, text in facts]
     return "\n".join(lines) + "\n"
+
+
+def _payload(bytes_: int) -> str:
+    return f"{bytes_} bytes of UDP, for WireGuard MTU = {max(0, bytes_ - WIREGUARD_BYTES)}"
 
 
 def connection_table(connections: Iterable[Mapping[str, Any]], colour: bool = False) -> str:

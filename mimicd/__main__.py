@@ -23,11 +23,14 @@ from typing import TYPE_CHECKING
 from mimicd import logs
 from mimicd.command_line import Invocation, parse_command_line, read_options
 from mimicd.core.errors import (
+    EXIT_FAILED,
     AlreadyRunningError,
     FailedError,
     MimicError,
     MissingDependencyError,
 )
+from mimicd.core.preflight import is_good
+from mimicd.core.terminal import check_table, colour_wanted
 from mimicd.netns import check_namespace
 from mimicd.notify import Watchdog, notify
 from mimicd.varlink_socket import socket_of
@@ -98,6 +101,8 @@ async def _serve(invocation: Invocation) -> int:
         ) from None
     for note in invocation.notes:
         log.warning("%s", note)
+    if invocation.checks:
+        return await _check(Supervisor(), invocation)
     loop = asyncio.get_running_loop()
     ended: _Ended = loop.create_future()
 
@@ -146,6 +151,18 @@ async def _serve(invocation: Invocation) -> int:
         else:
             await supervisor.leave_all()
     return 0
+
+
+async def _check(supervisor: Supervisor, invocation: Invocation) -> int:
+    """Exit code 0 where nothing failed."""
+    await supervisor.open_to_look()
+    try:
+        lines = await supervisor.check(invocation.interface, invocation.options)
+    finally:
+        await supervisor.close_after_looking()
+    colour = colour_wanted(sys.stdout.isatty(), os.environ)
+    sys.stdout.write(check_table([(one.check, one.grade, one.words) for one in lines], colour))
+    return 0 if is_good(lines) else EXIT_FAILED
 
 
 async def _reload(supervisor: Supervisor, invocation: Invocation) -> None:

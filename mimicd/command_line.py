@@ -3,8 +3,9 @@
 
 mimicd [OPTION...]                         serve interfaces on the bus
 mimicd run [OPTION...] <interface>         one interface in the foreground, no bus
+mimicd check [OPTION...] <interface>       what could keep it from running
 
-The options of `run` are those of `mimicctl run`: both come from the table of settings.
+The options of both are those of `mimicctl run`: both come from the table of settings.
 """
 
 from collections.abc import Iterable, Sequence
@@ -69,6 +70,20 @@ RUN = Command(
     ),
 )
 
+CHECK = Command(
+    "check",
+    "look for what could keep an interface from running",
+    "<interface>",
+    (
+        *SETTING_OPTIONS,
+        Option("", "--probe", "", "ask the peers too whether they answer", "probe"),
+        *HELP_OPTIONS,
+    ),
+    "It needs neither a daemon nor a bus and changes nothing. Exit code 1: something failed.",
+)
+
+COMMANDS = (RUN, CHECK)
+
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
@@ -78,6 +93,8 @@ class Invocation:
     """To be printed instead of anything else."""
     interface: str = ""
     """To be served in the foreground; "" = serve on the bus."""
+    checks: bool = False
+    """Only look whether the interface could be served."""
     options: Options = field(default_factory=dict)
     address: str | None = None
     uses_bus: bool = True
@@ -118,11 +135,14 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
         raise UsageError("--no-bus and --address exclude one another", "leave one of them out")
     if not rest:
         return _placed(Invocation(address=address, uses_bus=uses_bus, verbosity=verbosity), place)
-    if rest[0] != RUN.name:
+    command = next((one for one in COMMANDS if one.name == rest[0]), None)
+    if command is None:
         raise UsageError(f"mimicd has no command {rest[0]!r}", "mimicd --help lists what it has")
+    name = command.name
     if address is not None:
-        raise UsageError("mimicd run uses no bus", "leave --address out, or leave run out")
-    return replace(_placed(_parse_run(rest[1:], verbosity, place), place), argv=tuple(argv))
+        raise UsageError(f"mimicd {name} uses no bus", f"leave --address out, or leave {name} out")
+    invocation = _parse_command(command, rest[1:], verbosity, place)
+    return replace(_placed(invocation, place), argv=tuple(argv))
 
 
 def _placed(invocation: Invocation, place: dict[str, str]) -> Invocation:
@@ -136,7 +156,7 @@ def _answer(given: Iterable[tuple[Option, str]], command: Command) -> str:
         match option.key:
             case "help":
                 if command is SERVE:
-                    return help_text(PROGRAM, SERVE, (RUN,), "mimicd run --help tells more.")
+                    return help_text(PROGRAM, SERVE, COMMANDS, "mimicd run --help tells more.")
                 return help_text(PROGRAM, command)
             case "usage":
                 return usage_line(PROGRAM, command) + "\n"
@@ -145,17 +165,22 @@ def _answer(given: Iterable[tuple[Option, str]], command: Command) -> str:
     return ""
 
 
-def _parse_run(argv: Sequence[str], verbosity: int, place: dict[str, str]) -> Invocation:
-    given, operands = read_arguments(argv, RUN.options, permute=True, words=RUN.words(PROGRAM))
-    answer = _answer(given, RUN)
+def _parse_command(
+    command: Command, argv: Sequence[str], verbosity: int, place: dict[str, str]
+) -> Invocation:
+    words = command.words(PROGRAM)
+    given, operands = read_arguments(argv, command.options, permute=True, words=words)
+    answer = _answer(given, command)
     if answer:
         return Invocation(text=answer)
     texts: dict[str, list[str]] = {}
     file_texts: Options = {}
-    check = False
+    check = probe = False
     for option, value in given:
         if option.key == "check":
             check = True
+        elif option.key == "probe":
+            probe = True
         elif option.key == "file":
             file_texts = read_options(value)
         elif option in PLACE_OPTIONS:
@@ -163,13 +188,16 @@ def _parse_run(argv: Sequence[str], verbosity: int, place: dict[str, str]) -> In
         else:
             texts.setdefault(option.key, []).append(option.text or value)
     if len(operands) != 1 or not operands[0]:
-        raise UsageError("run needs one interface", usage_line(PROGRAM, RUN))
+        raise UsageError(f"{command.name} needs one interface", usage_line(PROGRAM, command))
     options = merge_texts(file_texts, texts)
+    if command is CHECK and probe:
+        options["probe"] = "true"
     if check:
         build_config(options)
         return Invocation(text=f"{operands[0]}: the settings are good\n")
     return Invocation(
         interface=operands[0],
+        checks=command is CHECK,
         options=options,
         verbosity=verbosity,
         notes=(*notes_on(file_texts), *notes_on(texts)),

@@ -19,9 +19,10 @@ from mimicd.core.errors import FailedError
 from mimicd.core.filter_tables import NO_TABLES, Address, FilterTables, build_tables, decode_tables
 from mimicd.core.flows import Action, Command, Flows, Forget, Resend, stop_commands
 from mimicd.core.frames import command_frame
-from mimicd.core.model import PADDING_RANDOM, InterfaceConfig
+from mimicd.core.model import InterfaceConfig
 from mimicd.core.notes import CHANGES, connection_of
 from mimicd.core.part import WHOLE, Part
+from mimicd.core.preflight import largest_payload
 from mimicd.core.rules import RuleBook
 from mimicd.core.settings import config_texts, show_filter
 from mimicd.core.shortages import RING_FULL, Shortages
@@ -41,7 +42,6 @@ _LOOKS_AT_ONCE = 64
 _HOUSEKEEPING_S = 1.0
 _ENTRIES_AT_ONCE = 256
 _PASSED_PER_ENTRY = 8  # an entry that is not wanted takes less than so much of one that is
-_DISGUISE_BYTES = 12
 
 ChangeFunction = Callable[[Connection], None]
 
@@ -482,16 +482,7 @@ class Instance:
 
     def max_payload(self) -> int:
         """The largest datagram that fits the MTU of every filter, in bytes."""
-        filters = self.book.filters.values()
-        headers = max(
-            (48 if f.address is not None and f.address.version == 6 else 28 for f in filters),
-            default=28,
-        )
-        padding = max(
-            (10 if f.settings.padding == PADDING_RANDOM else f.settings.padding for f in filters),
-            default=0,
-        )
-        return max(0, self.link.mtu_bytes - headers - _DISGUISE_BYTES - padding)
+        return largest_payload(self.link.mtu_bytes, self.book.filters.values())
 
 
 def _index(number: int) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mimicd import __version__, logs, state
+from mimicd import __version__, facts, logs, state
 from mimicd.claims import Claim, claim
 from mimicd.core.connection import Connection, InterfaceView
 from mimicd.core.errors import (
@@ -24,6 +24,7 @@ from mimicd.core.errors import (
 from mimicd.core.manager import Listener, Options
 from mimicd.core.model import InterfaceConfig
 from mimicd.core.part import WHOLE, Part
+from mimicd.core.preflight import WIREGUARD_BYTES, Line
 from mimicd.core.rules import RuleBook
 from mimicd.core.settings import build_config, config_texts, format_filter
 from mimicd.core.values import parse_verbosity
@@ -78,6 +79,14 @@ class Supervisor:
         for saved in state.load(self._folder):
             if only in ("", saved.name):
                 await self._take_over(saved)
+
+    async def open_to_look(self) -> None:
+        """For `check` alone: nothing is taken over, made or watched."""
+        await self._net.open()
+
+    async def close_after_looking(self) -> None:
+        """The end of `open_to_look`."""
+        await self._net.close()
 
     async def stop_all(self) -> None:
         """Stop every interface, also when one of them fails."""
@@ -170,6 +179,13 @@ class Supervisor:
         instance.set_verbosity(number)
         self._save(instance)
         self._tell_added(instance.view())
+
+    async def check(self, interface: str, options: Options) -> list[Line]:
+        """See core.manager."""
+        texts = dict(options)
+        probe = texts.pop("probe", "") == "true"
+        filters = build_config(texts).filters if "filter" in texts else ()
+        return await facts.check(self._net, interface, filters, interface in self._instances, probe)
 
     def count_connections(self) -> int:
         """Of all interfaces, about."""
@@ -301,7 +317,8 @@ class Supervisor:
             name,
             INFO,
             f"attached (XDP {view.xdp_mode}, {len(view.filters)} filters, datagrams up to"
-            f" {view.max_payload} bytes)",
+            f" {view.max_payload} bytes: for WireGuard MTU ="
+            f" {max(0, view.max_payload - WIREGUARD_BYTES)})",
         )
         if instance.plane.without_xdp:
             self._log(name, INFO, f"received on TC, without XDP: {instance.plane.without_xdp}")

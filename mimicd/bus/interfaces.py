@@ -86,7 +86,8 @@ MANAGER = Interface(
         Method("Stop", (_NAME,), changes=True),
         Method("Reload", (_NAME, _OPTIONS), changes=True),
         Method("SetLogLevel", (_NAME, ("level", "s")), changes=True),
-        Method("Check", (_NAME, _OPTIONS), (("results", "a(sss)"),)),
+        # it resolves names and may ask peers: not for everybody
+        Method("Check", (_NAME, _OPTIONS), (("results", "a(sss)"),), changes=True),
         Method("ListConnections", (_NAME,), (("connections", names.CONNECTION_LIST_SIGNATURE),)),
         Method("ListInterfaces", (), (("objects", "ao"),)),
         Method("Describe", (), (("json", "s"),)),

@@ -24,7 +24,7 @@ from mimicd.bus.authorize import Authorizer
 from mimicd.bus.bindings import Bindings, Caller
 from mimicd.bus.connection import Connection, ReplyError
 from mimicd.bus.dispatch import Dispatcher
-from mimicd.bus.encode import ConnectionList, LongText
+from mimicd.bus.encode import ConnectionList, LongText, clean_text
 from mimicd.bus.objects import Call, Handler, Objects, PackedBody
 from mimicd.bus.signals import Signals
 from mimicd.bus.values import decode_options, plain_view
@@ -173,7 +173,10 @@ class BusService:
         return []
 
     async def _check(self, call: Call) -> list[Any]:
-        raise ReplyError(names.NOT_SUPPORTED, "this version of mimicd has no checks yet")
+        interface, options = call.body
+        texts, _ = decode_options(options)
+        lines = await self._manager.check(interface, texts)
+        return [[[line.check, line.grade, clean_text(line.words)] for line in lines]]
 
     async def _list_connections(self, call: Call) -> PackedBody:
         (interface,) = call.body

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from mimicd.core.connection import Connection, InterfaceView
 from mimicd.core.part import WHOLE, Part
+from mimicd.core.preflight import Line
 
 Options = Mapping[str, str | Sequence[str]]
 """Configuration key -> text, or texts for `filter`."""
@@ -55,6 +56,12 @@ class Manager(Protocol):
     async def set_log_level(self, interface: str, level: str) -> None:
         """Of one running interface, of the daemon and all of them for "". `level` is a text of
         log.verbosity."""
+
+    async def check(self, interface: str, options: Options) -> list[Line]:
+        """What could keep the interface from being disguised with these options; changes nothing.
+
+        The option "probe" set to "true" asks the peers too whether they answer.
+        """
 
     def count_connections(self) -> int:
         """Of all interfaces, about: those that the kernel has told of."""

@@ -6,10 +6,11 @@ The daemon's log and the client show a log line in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mimicd.core.values import LEVELS
 
+GRADE_COLOURS = {"ok": "32", "warn": "33", "fail": "31"}
 LEVEL_COLOURS = {"error": "31", "warn": "33", "debug": "2", "trace": "2"}
 
 
@@ -27,6 +28,16 @@ def colour_wanted(is_terminal: bool, environ: Mapping[str, str]) -> bool:
     """Whether a stream gets colour."""
     # https://no-color.org: any value that is not empty turns colour off.
     return is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def check_table(lines: Sequence[tuple[str, str, str]], colour: bool = False) -> str:
+    """Lines of a check, one each: (check, "ok", "warn" or "fail", words)."""
+    width = max((len(check) for check, _, _ in lines), default=0)
+    return "".join(
+        f"{coloured(f'{grade:<4}', GRADE_COLOURS.get(grade, ''), colour)}"
+        f"  {printable(check):<{width}}  {printable(words)}\n"
+        for check, grade, words in lines
+    )
 
 
 def log_line(interface: str, level: int, text: str, colour: bool = False) -> str:

@@ -14,7 +14,8 @@ _FOLDER_MODE = 0o700
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _is_bpffs(path: Path) -> bool:
+def is_bpffs(path: Path) -> bool:
+    """Whether a bpffs is mounted there."""
     try:
         with Path("/proc/self/mounts").open() as mounts:
             return any(line.split()[1:3] == [str(path), "bpf"] for line in mounts)
@@ -34,9 +35,9 @@ def pin_root(state_folder: Path) -> Path | None:
     allowed: then the data path ends with the daemon.
     """
     for mount_point in (SYSTEM, state_folder / "bpf"):
-        if mount_point is not SYSTEM and not _is_bpffs(mount_point) and not _mount(mount_point):
+        if mount_point is not SYSTEM and not is_bpffs(mount_point) and not _mount(mount_point):
             continue
-        if not _is_bpffs(mount_point):
+        if not is_bpffs(mount_point):
             continue
         root = mount_point / "mimicd" / str(namespace_inode())
         try:

@@ -231,6 +231,11 @@ class Netlink:
 
         return await self._run(add)
 
+    async def qdisc_kinds(self, ifindex: int) -> set[str]:
+        """Such as "clsact", "fq_codel"."""
+        read = await self._run(lambda: list(self._ipr.get_qdiscs(ifindex)))
+        return {qdisc.get_attr("TCA_KIND") for qdisc in read}
+
     async def remove_clsact(self, ifindex: int) -> None:
         """Remove the qdisc unless somebody else's filters are on it."""
 

@@ -11,6 +11,7 @@ from mimicd.core.connection import Connection, InterfaceView, Role, State
 from mimicd.core.errors import AlreadyRunningError, NoSuchInterfaceError, NotRunningError
 from mimicd.core.manager import Listener, Manager, Options
 from mimicd.core.part import WHOLE, Part
+from mimicd.core.preflight import FAIL, OK, Line
 from mimicd.core.settings import build_config, config_texts
 from mimicd.core.values import parse_verbosity
 
@@ -82,6 +83,11 @@ class FakeManager:
         parse_verbosity(level, 2)
         if interface:
             self._running(interface)
+
+    async def check(self, interface: str, options: Options) -> list[Line]:
+        await self._begin("check", interface, options)
+        missing = interface == MISSING_INTERFACE
+        return [Line("interface", FAIL if missing else OK, f"{interface} was looked at")]
 
     def count_connections(self) -> int:
         return sum(map(len, self.connections_of.values()))

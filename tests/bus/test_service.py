@@ -301,7 +301,6 @@ def test_an_error_text_that_the_bus_could_not_carry_is_cleaned(bus: PrivateBus) 
             names.INVALID_ARGS,
         ),
         (("ListInterfaces", "s", ["eth0"]), {}, names.INVALID_ARGS),
-        (("Check", "sa{sv}", ["eth0", {}]), {}, names.NOT_SUPPORTED),
         (
             ("Get", "ss", [names.MANAGER, "Colour"]),
             {"interface": names.PROPERTIES},

@@ -60,7 +60,7 @@ def test_the_facts_of_an_interface() -> None:
         "  uptime         1h 02m\n"
         "  link type      eth\n"
         "  XDP mode       native\n"
-        "  max payload    1460 bytes of UDP\n"
+        "  max payload    1460 bytes of UDP, for WireGuard MTU = 1428\n"
         "  filters        remote=203.0.113.5:51820\n"
         "                 local=192.0.2.1:6000\n"
         "  handshake      2:3\n"
