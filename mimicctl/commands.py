@@ -194,7 +194,7 @@ class Commands:
             self._output.talk(f"only the settings were checked: {error}")
             self._output.talk(f"`mimicd check {name}`, as root, needs no daemon")
 
-    async def _check_interface(self, client: Client) -> None:
+    async def _check_interface(self, client: AnyClient) -> None:
         request = self._request
         texts = {key: text for key, text in self._texts_to_check().items() if key != "file"}
         if "probe" in request.switches:

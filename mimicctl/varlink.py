@@ -64,6 +64,12 @@ class VarlinkClient:
     async def stop(self, interface: str, timeout_s: float | None = None) -> None:
         await self._call("Stop", timeout_s or CALL_TIMEOUT_S, interface=interface)
 
+    async def check(self, interface: str, texts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """(check, "ok", "warn" or "fail", words) of each matter."""
+        options = values.write_options(texts)
+        lines = (await self._call("Check", interface=interface, options=options))["lines"]
+        return [(str(one["check"]), str(one["result"]), str(one["words"])) for one in lines]
+
     async def set_log_level(self, interface: str, level: str) -> None:
         await self._call("SetLogLevel", interface=interface, level=level)
 

@@ -58,6 +58,7 @@ class VarlinkService:
             f"{names.INTERFACE}.Stop": self._stop,
             f"{names.INTERFACE}.Reload": self._reload,
             f"{names.INTERFACE}.SetLogLevel": self._set_log_level,
+            f"{names.INTERFACE}.Check": self._check,
             f"{names.INTERFACE}.ListInterfaces": self._list_interfaces,
             f"{names.INTERFACE}.ListConnections": self._list_connections,
             f"{names.INTERFACE}.Describe": self._describe,
@@ -154,6 +155,16 @@ class VarlinkService:
         given = read_parameters(call.parameters, {"interface": str, "level": str}, _NO_TYPES)
         await self._to_the_end(self._manager.set_log_level(given["interface"], given["level"]))
         yield Reply()
+
+    async def _check(self, peer: Peer, call: Call) -> Replies:
+        _authorize(peer)
+        needed = {"interface": str, "options": dict}
+        given = read_parameters(call.parameters, needed, _NO_TYPES)
+        options = values.read_options(given["options"])
+        lines = await self._manager.check(given["interface"], options)
+        yield Reply(
+            {"lines": [{"check": o.check, "result": o.grade, "words": o.words} for o in lines]}
+        )
 
     async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
         """What has begun to change goes on when the caller goes away."""
