@@ -63,7 +63,7 @@ struct filter_value {
 
 #define PADDING_RANDOM 255
 
-enum rule_flag { RULE_MAX_WINDOW = 1, RULE_STRICT = 2 };
+enum rule_flag { RULE_MAX_WINDOW = 1 };
 
 /* The settings of one filter; index in the map rules. 0 is never used. */
 struct rule {
@@ -163,8 +163,7 @@ struct half_open {
 
 enum config_flag {
 	CONFIG_TRACE = 1,
-	CONFIG_STRICT = 2,   /* some rule is RULE_STRICT */
-	CONFIG_KEEP_TAIL = 4 /* what is behind a datagram is left to the IP layer to trim */
+	CONFIG_KEEP_TAIL = 2 /* what is behind a datagram is left to the IP layer to trim */
 };
 
 struct config {
@@ -268,7 +267,6 @@ enum counter {
 	DROP_RX_TOO_BIG,
 	DROP_RX_MAP_FULL,
 	DROP_RX_REWRITE,
-	DROP_RX_PLAIN,
 	COUNT_TRACE_LOST, /* segments that a full ring kept from being told; they went on */
 	COUNTERS
 };

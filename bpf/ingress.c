@@ -298,25 +298,6 @@ static __always_inline int apply_receive(frame *f, struct config *cfg,
 	return reply(f, p, &v->control, cfg, v->syn_wscale, l2);
 }
 
-/* UDP that nobody disguised, of a flow that must not be seen so. */
-static __always_inline int is_refused(frame *f, const struct config *cfg, struct packet *p)
-{
-	struct flow_key flow = {};
-	struct rule *rule;
-	struct conn *c;
-
-	if (!(cfg->flags & CONFIG_STRICT) || p->protocol != IPPROTO_UDP)
-		return 0;
-	__builtin_memset(p, 0, sizeof(*p));
-	if (parse_packet((void *)(long)f->data, (void *)(long)f->data_end,
-			 frame_has_link(f, cfg->ifindex), IPPROTO_UDP, p))
-		return 0;
-	flow_of_received(&flow, p);
-	c = conns.lookup(&flow);
-	rule = rule_get(c ? c->rule : find_rule(&flow, p->v6));
-	return rule && rule->flags & RULE_STRICT;
-}
-
 static __always_inline int receive(frame *f)
 {
 	struct config *cfg = config_get();
@@ -347,7 +328,7 @@ static __always_inline int receive(frame *f)
 	__builtin_memset(s, 0, sizeof(*s));
 	if (parse_packet((void *)(long)f->data, (void *)(long)f->data_end,
 			 frame_has_link(f, cfg->ifindex), IPPROTO_TCP, p))
-		return is_refused(f, cfg, p) ? receive_dropped(DROP_RX_PLAIN) : FRAME_PASS;
+		return FRAME_PASS;
 	flow_of_received(&flow, p);
 	c = conns.lookup(&flow);
 	number = c ? c->rule : find_rule(&flow, p->v6);

@@ -91,6 +91,7 @@ def _options(which: str) -> Iterator[str]:
         "mimicd": command_line.SERVE,
         "mimicd run": command_line.RUN,
         "mimicd check": command_line.CHECK,
+        "mimicd guard": command_line.GUARD,
     }
     yield from _entries(commands[which].options)
 

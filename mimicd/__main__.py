@@ -103,6 +103,9 @@ async def _serve(invocation: Invocation) -> int:
         log.warning("%s", note)
     if invocation.checks:
         return await _check(Supervisor(), invocation)
+    if invocation.guards is not None:
+        await Supervisor().guard(invocation.interface, invocation.options, invocation.guards)
+        return 0
     loop = asyncio.get_running_loop()
     ended: _Ended = loop.create_future()
 

@@ -4,8 +4,9 @@
 mimicd [OPTION...]                         serve interfaces on the bus
 mimicd run [OPTION...] <interface>         one interface in the foreground, no bus
 mimicd check [OPTION...] <interface>       what could keep it from running
+mimicd guard [OPTION...] <interface>       no flow leaves it undisguised
 
-The options of both are those of `mimicctl run`: both come from the table of settings.
+The options of all are those of `mimicctl run`: both come from the table of settings.
 """
 
 from collections.abc import Iterable, Sequence
@@ -82,7 +83,20 @@ CHECK = Command(
     "It needs neither a daemon nor a bus and changes nothing. Exit code 1: something failed.",
 )
 
-COMMANDS = (RUN, CHECK)
+GUARD = Command(
+    "guard",
+    "drop the flows of filters while nothing disguises them",
+    "<interface>",
+    (
+        *SETTING_OPTIONS,
+        Option("", "--off", "", "take the guard off", "off"),
+        *HELP_OPTIONS,
+    ),
+    "It stays, whatever becomes of mimicd, until --off or the next guard takes its place. It needs"
+    " neither a daemon nor a bus.",
+)
+
+COMMANDS = (RUN, CHECK, GUARD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +109,8 @@ class Invocation:
     """To be served in the foreground; "" = serve on the bus."""
     checks: bool = False
     """Only look whether the interface could be served."""
+    guards: bool | None = None
+    """Only put the guard on, or take it off."""
     options: Options = field(default_factory=dict)
     address: str | None = None
     uses_bus: bool = True
@@ -175,12 +191,14 @@ def _parse_command(
         return Invocation(text=answer)
     texts: dict[str, list[str]] = {}
     file_texts: Options = {}
-    check = probe = False
+    check = probe = off = False
     for option, value in given:
         if option.key == "check":
             check = True
         elif option.key == "probe":
             probe = True
+        elif option.key == "off":
+            off = True
         elif option.key == "file":
             file_texts = read_options(value)
         elif option in PLACE_OPTIONS:
@@ -198,6 +216,7 @@ def _parse_command(
     return Invocation(
         interface=operands[0],
         checks=command is CHECK,
+        guards=not off if command is GUARD else None,
         options=options,
         verbosity=verbosity,
         notes=(*notes_on(file_texts), *notes_on(texts)),

@@ -31,6 +31,7 @@ from mimicd.core.values import parse_verbosity
 from mimicd.instance import Instance
 from mimicd.kernel import bpffs
 from mimicd.kernel.changes import Changes
+from mimicd.kernel.guard import attach_guard, remove_guard
 from mimicd.kernel.netlink import Link, Netlink
 from mimicd.logs import ERROR, INFO, WARNING
 from mimicd.predecessor import adopt, clear_away, clear_leftovers
@@ -79,6 +80,19 @@ class Supervisor:
         for saved in state.load(self._folder):
             if only in ("", saved.name):
                 await self._take_over(saved)
+
+    async def guard(self, interface: str, options: Options, on: bool) -> None:
+        """Put the guard of an interface on, or take it off; needs no `open`. Raises MimicError."""
+        filters = build_config(options).filters if on else ()
+        await self._net.open()
+        try:
+            link = await self._net.link(interface)
+            if on:
+                await attach_guard(self._net, link, filters)
+            else:
+                await remove_guard(self._net, link)
+        finally:
+            await self._net.close()
 
     async def open_to_look(self) -> None:
         """For `check` alone: nothing is taken over, made or watched."""

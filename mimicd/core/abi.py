@@ -72,7 +72,6 @@ COUNTERS = (
     "drop-rx-too-big",
     "drop-rx-map-full",
     "drop-rx-rewrite",
-    "drop-rx-plain",
     "trace-lost",
 )
 
@@ -337,8 +336,7 @@ class ConfigFlag(enum.IntFlag):
     """enum config_flag."""
 
     TRACE = 1
-    STRICT = 2
-    KEEP_TAIL = 4
+    KEEP_TAIL = 2
 
 
 class EventType(enum.IntEnum):

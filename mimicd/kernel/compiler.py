@@ -24,10 +24,12 @@ from mimicd.paths import bpf_directory
 _SOURCES = {
     "xdp": ("maps.c", "rewrite.c", "egress.c", "turn.c", "xdp.c", "ingress.c"),
     "tc": ("maps.c", "rewrite.c", "egress.c", "turn.c", "tc.c", "ingress.c"),
+    "guard": ("maps.c", "guard.c"),
 }
-"""The sources for receiving on XDP, and for receiving on TC ingress, in their order."""
+"""The sources for receiving on XDP, for receiving on TC ingress, and for the guard."""
 
 EGRESS, INGRESS, REPLY = "mimic_egress", "mimic_ingress", "mimic_reply"
+GUARD = "mimic_guard"
 MAPS = ("config", "rules", "ports", "filters", "conns", "half_opens", "counters", "ring", "traces")
 
 # per-CPU buffers, which only the programs touch
@@ -45,8 +47,8 @@ def compile_programs(
 ) -> dict[str, int]:
     """Descriptors of all programs and maps by name; they are the caller's to close.
 
-    `link_bytes`: length of the interface's link header, 14 or 0. `receive_on`: "xdp" or "tc".
-    `with_frags`: see bpf.load_program.
+    `link_bytes`: length of the interface's link header, 14 or 0. `receive_on`: "xdp" or "tc",
+    or "guard" for the guard alone. `with_frags`: see bpf.load_program.
     Blocks for about a second the first time, and 50 ms when it was compiled before.
     Raises MissingDependencyError or AttachError.
     """
@@ -170,11 +172,17 @@ def _build(link_bytes: int, receive_on: str, defines: Mapping[str, int]) -> Prog
     kinds = {EGRESS: bcc.BPF.SCHED_CLS, INGRESS: bcc.BPF.XDP, REPLY: bcc.BPF.SCHED_CLS}
     if receive_on == "tc":
         kinds = {EGRESS: bcc.BPF.SCHED_CLS, INGRESS: bcc.BPF.SCHED_CLS}
+    elif receive_on == "guard":
+        kinds = {GUARD: bcc.BPF.SCHED_CLS}
     programs = {
         name: replace(named_maps(module.dump_func(name), names), kind=kind)
         for name, kind in kinds.items()
     }
-    return ProgramObject(programs, maps)
+    used = {map_name for program in programs.values() for map_name in program.maps.values()}
+    # the guard makes do with few; user space uses all of the others
+    return ProgramObject(
+        programs, {key: spec for key, spec in maps.items() if key in used or receive_on != "guard"}
+    )
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 # Ours alone: filters are found and removed by these two together.
 TC_PRIORITY = 109
+GUARD_PRIORITY = 119
 TC_HANDLE = 0x6D696D63
 
 _TC_H_CLSACT = 0xFFFF0000
@@ -291,7 +292,7 @@ class Netlink:
         except NetlinkError:
             return False
 
-    async def remove_filter(self, ifindex: int, parent: int) -> None:
+    async def remove_filter(self, ifindex: int, parent: int, priority: int = TC_PRIORITY) -> None:
         """Detach ours. What is gone already, with or without the interface, is fine."""
 
         def remove() -> None:
@@ -302,7 +303,7 @@ class Netlink:
                     ifindex,
                     handle=TC_HANDLE,
                     parent=parent,
-                    prio=TC_PRIORITY,
+                    prio=priority,
                     protocol=_ETH_P_ALL,
                 )
 
