@@ -55,6 +55,7 @@ def run(report: Report, package: str) -> None:
         for scene in (scenes.reloaded, scenes.restarted, scenes.crashed, scenes.hung):
             with Traffic(lan) as traffic:
                 scene(report, lan, traffic)
+        scenes.in_a_namespace(report)
         with Traffic(lan) as traffic:
             scenes.upgraded(report, lan, traffic, package)
         with Traffic(lan) as traffic:

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.demo.report import Report
 from tests.rig.attachments import attachments
-from tests.rig.namespace import wait_until
+from tests.rig.namespace import Namespace, wait_until
 from tests.system import machine
 from tests.system.lan import INTERFACE, Lan, Traffic, this_machine
 from tests.system.machine import (
@@ -334,6 +334,31 @@ def newer_package(package: str, folder: Path) -> Path:
     do("dpkg-deb", "--root-owner-group", "-b", str(tree), str(made))
     folder.chmod(0o755)
     return made
+
+
+def in_a_namespace(report: Report) -> None:
+    report.heading("The daemon of another network namespace")
+    with Namespace("blue") as blue:
+        unit = f"mimicd-netns@{blue.name}.service"
+        blue.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
+        blue.run("ip", "link", "set", "eth0", "up")
+        report.command("#", f"systemctl start {unit}")
+        systemctl("start", unit)
+        found = exposure(unit)
+        report.check(f"exposure is at most {EXPOSURE_MAX}", found <= EXPOSURE_MAX, f"{found}")
+        there = ("--netns", blue.name)
+        ctl("run", "--detach", *there, "-f", "remote=192.0.2.1:7", "eth0")
+        listed = (ctl("list", *there).stdout, ctl("list").stdout)
+        report.check("it serves its own interfaces", "eth0" in listed[0], "")
+        report.check("and no other's", "eth0" not in listed[1] and INTERFACE not in listed[0], "")
+        old = int(machine.unit_property(unit, "MainPID"))
+        systemctl("restart", unit)
+        new = int(machine.unit_property(unit, "MainPID"))
+        adopted = "eth0" in ctl("list", *there).stdout
+        report.check("a restart takes over", adopted and new != old, f"PID {old}, then {new}")
+        systemctl("stop", unit)
+        left = blue.run("tc", "filter", "show", "dev", "eth0", "egress", check=False).stdout
+        report.check("a stop detaches", not left.strip(), left.strip())
 
 
 def stopped(report: Report, lan: Lan, traffic: Traffic, bare: object) -> None:
