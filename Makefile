@@ -3,6 +3,7 @@
 # make demo       the main job on real traffic, shown and checked
 # make test       every test (as root)
 # make soak       20 minutes of coming and going: memory, descriptors and maps stay as they are
+# make fuzz       the state machine beside its model, for minutes; SEED=n for other ones (as root)
 # make peers      fetch the programs that the tunnel is tested against
 # make bench      measure beside plain UDP (as root): make bench BENCH='--quick'
 # make matrix     every sender over every link in every mode, several minutes (as root)
@@ -76,7 +77,7 @@ endef
 BENCH = --topology direct,router --family 4,6
 
 .SILENT:
-.PHONY: all demo test matrix peers bench check man completions deb soak system-test install uninstall
+.PHONY: all demo test fuzz matrix peers bench check man completions deb soak system-test install uninstall
 all: check
 
 demo:
@@ -88,6 +89,10 @@ test:
 matrix:
 	./setup.sh --dev
 	.venv/bin/python -m pytest tests/matrix -m slow
+
+fuzz:
+	./setup.sh --dev
+	SEED='$(SEED)' .venv/bin/python -m pytest -m slow tests/bpf/test_model.py
 
 peers:
 	sh tests/peers/fetch.sh

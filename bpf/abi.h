@@ -148,7 +148,7 @@ struct conn {
 	__u16 peer_mss;
 	__u8 l2[L2_MAX];    /* link header of a frame to the peer */
 	__u32 l2_len;
-	__u32 reserved;
+	__u32 stray_next;  /* where the latest segment outside the window ended */
 };
 
 /* A SYN that was answered: a hint, never needed for correctness, lost at will. */

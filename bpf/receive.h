@@ -226,6 +226,21 @@ static __always_inline void adopt_proven(struct conn *c, const struct segment *s
 		v->reason = REASON_RESTARTED_BY_PEER;
 }
 
+/*
+ * Whatever comes is delivered, in the order of arrival. But the peer sends nothing outside
+ * the window, so a single segment from there, which anybody can send, does not move it; one
+ * that goes on from there, or comes again, does.
+ */
+static __always_inline void take_ack(struct conn *c, const struct segment *s, const struct rule *rule)
+{
+	__u32 next = s->seq + s->length, full = window_full(rule);
+
+	if (s->seq - c->ack + full <= 2 * full || s->seq == c->stray_next || next == c->stray_next)
+		c->ack = next;
+	else
+		c->stray_next = next;
+}
+
 static __always_inline void receive_data(struct conn *c, const struct segment *s,
 					 struct receive_verdict *v, const struct rule *rule,
 					 __u32 random, __u64 now)
@@ -242,7 +257,7 @@ static __always_inline void receive_data(struct conn *c, const struct segment *s
 	v->deliver = 1;
 	c->flags &= ~CROSSED;
 	c->last_active_ns = now;
-	c->ack = s->seq + s->length;
+	take_ack(c, s, rule);
 	c->rx_packets++;
 	c->rx_bytes += s->length - v->padding;
 	if (c->window <= bound) {
@@ -287,7 +302,7 @@ static __always_inline void receive_established(struct conn *c, const struct seg
 	} else if (s->length == 1) {
 		v->counter = COUNT_RX_PROBE;
 		c->last_active_ns = now;
-		c->ack = s->seq + 1;
+		take_ack(c, s, rule);
 		c->window = window_full(rule);
 		answer_ack(c, v, rule);
 	} else {

@@ -213,7 +213,7 @@ class ConnFlag(enum.IntFlag):
 
 
 # struct conn, without its lock: rule, 9 times, 4 totals, 10 words, drops, bytes, link header
-_CONN = struct.Struct("=4xI9Q4Q10I6I4B2BH24sI4x")
+_CONN = struct.Struct("=4xI9Q4Q10I6I4B2BH24sII")
 CONN_BYTES = _CONN.size
 
 
@@ -254,6 +254,8 @@ class ConnEntry:
     last_reset: Reason
     peer_mss: int
     link_header: bytes
+    stray_next: int
+    """Where the latest segment outside the window ended."""
 
     @property
     def held_now(self) -> int:
@@ -275,7 +277,7 @@ def decode_conn(raw: bytes) -> ConnEntry:
     """A value of the map conns."""
     fields = _CONN.unpack(raw)
     drops = fields[24:30]
-    state, role, wscale, flags, cooldown, reset, mss, header, header_len = fields[30:]
+    state, role, wscale, flags, cooldown, reset, mss, header, header_len, stray = fields[30:]
     values = (
         *fields[:24],
         drops,
@@ -287,6 +289,7 @@ def decode_conn(raw: bytes) -> ConnEntry:
         Reason(reset),
         mss,
         header[:header_len],
+        stray,
     )
     return ConnEntry(*values)
 

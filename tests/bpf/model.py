@@ -100,6 +100,7 @@ class Entry:
     isn: int = 0
     peer_isn: int = 0
     probe_seq: int = 0
+    stray_next: int = 0
     generation: int = 0
     held: int = 0
     resent: int = 0
@@ -409,7 +410,6 @@ class Model:
         if ahead(segment.seq, entry.ack) <= self._full:
             edge = (segment.ack + (segment.window << entry.peer_wscale)) % WORD
             entry.peer_window = 0 if before(edge, entry.seq) else ahead(edge, entry.seq)
-        next_seq = (segment.seq + segment.length) % WORD
         is_keepalive = segment.seq == (entry.ack - 1) % WORD and segment.length < 2
         if segment.flags & PSH or (segment.length > 1 and not is_keepalive):
             self._receive_data(entry, segment, out, chance)
@@ -423,11 +423,19 @@ class Model:
         else:
             out.counted["rx-probe"] += 1
             entry.last_active_ns = self.now_ns
-            entry.ack = next_seq
+            self._take_ack(entry, segment)
             entry.window = self._full
             self._acknowledge(entry, out)
         if out.delivered is None and out.answer is not None:
             out.counted["tx-ack"] = 1
+
+    def _take_ack(self, entry: Entry, segment: Incoming) -> None:
+        end = (segment.seq + segment.length) % WORD
+        near = min(ahead(segment.seq, entry.ack), ahead(entry.ack, segment.seq)) <= self._full
+        if near or entry.stray_next in (segment.seq, end):
+            entry.ack = end
+        else:
+            entry.stray_next = end
 
     def _receive_data(self, entry: Entry, segment: Incoming, out: Outcome, chance: Chance) -> None:
         padding = self._padding(segment.seq, segment.ack)
@@ -438,7 +446,7 @@ class Model:
         out.delivered = padding
         entry.flags &= ~ConnFlag.CROSSED
         entry.last_active_ns = self.now_ns
-        entry.ack = (segment.seq + segment.length) % WORD
+        self._take_ack(entry, segment)
         entry.rx_packets += 1
         entry.rx_bytes += segment.length - padding
         must = entry.window <= self._full // 4

@@ -10,9 +10,47 @@ from mimicd.core.connection import Role, State
 from mimicd.core.model import FlowSettings, Handshake
 from tests.bpf.plane import Arrival, Departure, Plane
 from tests.bpf.talk import PEER_ISN, talk
-from tests.rig.segment import ACK, RST, SYN, encode_syn_options
+from tests.rig.segment import ACK, PSH, RST, SYN, encode_syn_options
 
 PASSIVE = FlowSettings(handshake=Handshake(0, 0))
+
+
+W = 0x3400000
+
+
+@pytest.mark.parametrize("distance", [W + 1, -W - 1, 1 << 31])
+def test_data_outside_the_window_is_delivered_and_moves_nothing(
+    plane: Plane, distance: int
+) -> None:
+    """Else whoever sends it could send a RST right behind it, which then lies in the window."""
+    conversation = talk(plane)
+    conversation.connect()
+    ack = conversation.entry.ack
+    forged = conversation.segment(ACK | PSH, b"forged", seq=ack + distance)
+    assert conversation.receive(forged).kind is Arrival.PASSED
+    assert conversation.entry.ack == ack
+    rst = conversation.segment(RST, seq=forged.seq + 6)
+    assert conversation.receive(rst).kind is Arrival.DROPPED
+    assert conversation.state() is State.ESTABLISHED
+    assert conversation.receive(conversation.data()).kind is Arrival.PASSED
+    assert conversation.entry.ack == conversation.peer_seq
+
+
+def test_a_peer_that_goes_on_outside_the_window_is_followed(plane: Plane) -> None:
+    conversation = talk(plane)
+    conversation.connect()
+    conversation.peer_seq += W + 7
+    for _ in range(2):
+        assert conversation.receive(conversation.data()).kind is Arrival.PASSED
+    assert conversation.entry.ack == conversation.peer_seq
+
+
+def test_a_window_probe_outside_the_window_counts_the_second_time(plane: Plane) -> None:
+    conversation = talk(plane)
+    conversation.connect()
+    ack = conversation.entry.ack
+    probe = conversation.segment(ACK, b"\0", seq=ack + W + 7)
+    assert [conversation.answer(probe).ack for _ in range(2)] == [ack, probe.seq + 1]
 
 
 @pytest.mark.parametrize("forger_first", [True, False])

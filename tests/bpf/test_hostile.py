@@ -24,6 +24,7 @@ from tests.bpf.talk import HIGHER_REMOTE, LOCAL, Talk, talk
 from tests.bpf.test_model import EACH_STATE, twin_of
 from tests.bpf.test_states import idle, syn_received
 from tests.bpf.twin import known
+from tests.rig.noise import any_packet
 from tests.rig.segment import ACK, PSH, RST, SYN
 
 NO_FIXTURE_CHECK = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
@@ -68,44 +69,11 @@ def test_random_bytes_pass_bit_for_bit_both_ways(
 # A frame of our flow in which everything else is drawn.
 
 
-def any_ipv4(chance: random.Random, conversation: Talk, protocol: int, size: int) -> bytes:
-    """Any version, header length, total length, fragment field and checksum."""
-    version_and_words = chance.choice(
-        [0x45, 0x45, 0x40 | chance.randrange(16), chance.randrange(256)]
-    )
-    total = chance.choice(
-        [20 + size, 20 + size, chance.randrange(20 + size), chance.randrange(65536)]
-    )
-    fragment = chance.choice([0, 0x4000, 0x2000, 0x8000, chance.randrange(65536)])
-    ends = conversation.remote.address.packed + conversation.local.address.packed
-    fields = (version_and_words, 0, total, 1, fragment, 64, protocol, chance.randrange(65536))
-    return struct.pack("!BBHHHBBH", *fields) + ends
-
-
-def any_ipv6(chance: random.Random, conversation: Talk, protocol: int, size: int) -> bytes:
-    """Any version, payload length and next header."""
-    version = chance.choice([6, 6, 6, chance.randrange(16)])
-    length = chance.choice([size, size, chance.randrange(size + 1), chance.randrange(65536)])
-    following = chance.choice([protocol, protocol, 0, 43, 44, 60, 50, chance.randrange(256)])
-    ends = conversation.remote.address.packed + conversation.local.address.packed
-    return struct.pack("!IHBB", version << 28, length, following, 64) + ends
-
-
 def any_frame(chance: random.Random, conversation: Talk, protocol: int) -> bytes:
-    """Of our flow's addresses and ports, cut at any place or with a trailer."""
-    transport = bytearray(chance.randbytes(chance.randrange(4, 120)))
-    ports = struct.pack("!HH", conversation.remote.port, conversation.local.port)
-    transport[:4] = ports
-    if len(transport) > 13 and chance.random() < 0.7:
-        transport[12] = chance.choice([0x50, 0x80, chance.randrange(256)])
-        transport[13] = chance.choice([ACK, ACK | PSH, SYN, RST, chance.randrange(256)])
-    make = any_ipv4 if conversation.local.version == 4 else any_ipv6
-    packet = make(chance, conversation, protocol, len(transport)) + transport
+    """Of our flow's addresses and ports."""
+    packet = any_packet(chance, conversation.remote, conversation.local, protocol)
     kind = IPV4 if conversation.local.version == 4 else IPV6
-    frame = link((kind,)) + packet
-    if chance.random() < 0.3:
-        frame = frame[: chance.randrange(LEAST_BYTES, max(LEAST_BYTES + 1, len(frame)))]
-    return frame.ljust(LEAST_BYTES, b"\0")
+    return (link((kind,)) + packet).ljust(LEAST_BYTES, b"\0")
 
 
 def nothing(plane: Plane, version: int) -> Talk:

@@ -6,6 +6,7 @@ user space is told.
 """
 
 import itertools
+import os
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -80,7 +81,7 @@ class Changed:
 Event = Arrives | Leaves | Commanded | Waited | Changed
 
 LIKELY_FLAGS = (SYN, SYN | ACK, ACK, ACK, ACK | PSH, ACK | PSH, RST, RST | ACK, FIN | ACK, PSH)
-SEQS = ("next", "next", "next", "before", "peer isn", "zero", "edge", "far")
+SEQS = ("next", "next", "next", "before", "peer isn", "zero", "edge", "far", "stray")
 ACKS = ("next", "next", "next", "behind", "zero", "beyond", "isn", "proof", "hint")
 OFFS = (0, 0, 0, 0, 1, 2, -1)
 WINDOWS = (0, 1, 16, 0x3400, 0x3400, 65535)
@@ -157,6 +158,7 @@ def seq_of(twin: Twin, which: str) -> int:
         "before": entry.ack - 1,
         "peer isn": entry.peer_isn,
         "zero": 0,
+        "stray": entry.stray_next,
         "edge": entry.ack + WINDOW[twin.model.settings.max_window],
         "far": entry.ack + (1 << 31),
     }
@@ -207,7 +209,7 @@ def drawn_event(chance: random.Random) -> Event:
     kinds: list[tuple[int, Event]] = [
         (50, Arrives(flags, *choices)),  # type: ignore[arg-type]
         (25, Leaves(chance.choice(LENGTHS), chance.random() < 0.3)),
-        (4, Commanded(chance.randrange(7), chance.choice((0, 0, 1)), chance.randrange(6, 9))),
+        (8, Commanded(chance.randrange(7), chance.choice((0, 0, 1)), chance.randrange(6, 9))),
         (10, Waited(chance.choice(WAITS))),
         (3, Changed("peer", chance.choice(PEERS))),
         (2, Changed("window", chance.choice((W // 4, W // 3, W // 2, W)))),
@@ -230,15 +232,16 @@ def walk(plane: Plane, seed: int, steps: int) -> Counter[State | None]:
     return visited
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_long_life_goes_as_the_table_says(plane: Plane, seed: int) -> None:
-    visited = walk(plane, seed, 500)
+def test_long_lives_go_as_the_table_says(plane: Plane) -> None:
+    visited = sum((walk(plane, seed, 300) for seed in range(5)), Counter[State | None]())
     assert set(visited) == set(STATES)
 
 
 @pytest.mark.slow
 def test_many_long_lives_go_as_the_table_says(plane: Plane) -> None:
-    for seed in range(100, 120):
+    first = int(os.environ.get("SEED") or 100)
+    for seed in range(first, first + 20):
+        print(f"seed {seed}")
         walk(plane, seed, 2000)
 
 

@@ -2,6 +2,7 @@
 """Callers that flood, leave in the middle or send what nobody asked for: they harm nobody."""
 
 import asyncio
+import json
 import struct
 import sys
 from collections.abc import AsyncIterator
@@ -72,18 +73,20 @@ def test_a_flood_of_calls_holds_up_neither_the_loop_nor_other_callers(
 ) -> None:
     async def scene() -> None:
         async with Caller.on(bus) as other, raw_caller(bus, what, "3000") as flooder:
-            answered = 0
+            served = [names.interface_path("eth0")]
             assert flooder.stdout is not None
             sent = asyncio.ensure_future(flooder.stdout.readline())
             while not sent.done():
-                await other.result("ListInterfaces")
-                answered += 1
+                assert await other.result("ListInterfaces") == served
                 await asyncio.wait((sent,), timeout=0.02)
             assert sent.result() == b"sent\n"
-            assert answered
+            # this call stands behind all of them, and nobody has taken one of their answers
+            assert await other.result("ListInterfaces") == served
+            assert len(json.loads(await other.result("Describe"))["connections"]) == 2000
+            assert flooder.returncode is None
             flooder.kill()
             await flooder.wait()
-            assert await other.result("ListInterfaces") == [names.interface_path("eth0")]
+            assert await other.result("ListInterfaces") == served
 
     with StandIn(bus, "--running", "eth0", "--connections", "2000") as daemon:
         run(scene())
