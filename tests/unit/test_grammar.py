@@ -5,10 +5,12 @@ What is accepted and refused word by word stands in test_arguments, test_command
 test_config_text and test_filter_text; here the forms are compared, and mangled.
 """
 
+import ast
 import itertools
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,6 +22,8 @@ from mimicd.core.config_text import format_config_text, parse_config_text
 from mimicd.core.errors import EXIT_USAGE, MimicError
 from mimicd.core.options import SETTING_OPTIONS, Option
 from mimicd.core.settings import BY_KEY, build_config, merge_texts, parse_filter
+
+ROOT = Path(__file__).resolve().parents[2]
 
 FAST_RUNS, LONG_RUNS = 1_500, 100_000
 SLOWEST_S = 5.0
@@ -95,6 +99,31 @@ def test_every_key_of_mimic_has_texts_here_and_all_are_good() -> None:
     for key, given_texts in VALUES.items():
         for text in given_texts:
             build_config({"filter": ["local=192.0.2.9:9"], key: [text]})
+
+
+def test_no_setting_is_named_outside_the_table() -> None:
+    """File keys, flags, bus options, help, completions and manual pages all walk SETTINGS."""
+    own_words = {"filter", "wireguard"}  # words of the programs too
+    keys = BY_KEY.keys() - own_words
+    # What became of these two is shown apart from the settings.
+    allowed = {("mimicctl/table.py", "link_type"), ("mimicctl/table.py", "xdp_mode")}
+    named = {
+        (str(path.relative_to(ROOT)), node.value)
+        for package in ("mimicd", "mimicctl", "man", "completions")
+        for path in (ROOT / package).rglob("*.py")
+        if not path.is_relative_to(ROOT / "mimicd" / "core")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in keys
+    }
+    assert named == allowed
+
+
+def test_a_key_of_the_table_is_an_option_of_the_bus_and_nothing_else_is() -> None:
+    texts = {key: VALUES[key][0] for key in VALUES if key != "filter"}
+    build_config({"filter": VALUES["filter"], **texts})
+    for option in ("file", "no-such-option", "log_verbosity"):
+        with pytest.raises(MimicError, match="unknown key"):
+            build_config({"filter": VALUES["filter"], option: "1"})
 
 
 # --- mangled ---
