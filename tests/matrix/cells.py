@@ -7,6 +7,7 @@ the router showed the same datagrams in TCP segments with right checksums, and n
 
 import contextlib
 import dataclasses
+import os
 import random
 import select
 import socket
@@ -72,8 +73,9 @@ class Scene:
                 namespace.run("ethtool", "-K", interface, *words, check=False)
 
     @contextlib.contextmanager
-    def data_path(self, mode: str) -> Iterator[None]:
+    def data_path(self, mode: str, without_btf: bool = False) -> Iterator[None]:
         """The disguise at A and B, both in this mode."""
+        env = {**os.environ, "MIMICD_NO_BTF": "1"} if without_btf else None
         a, b = self.net.a, self.net.b
         at_a = dataclasses.replace(a, interface=self.kind.interface)
         filters_a, filters_b = [], []
@@ -85,8 +87,10 @@ class Scene:
             filters_a.append(f"local={end_a}:{VXLAN_PORT}")
             filters_b.append(f"remote={end_a}:{VXLAN_PORT}")
         with (
-            Foreground(at_a, "run", "-x", mode, *_options(filters_a), at_a.interface) as one,
-            Foreground(b, "run", "-x", mode, *_options(filters_b), b.interface) as other,
+            Foreground(
+                at_a, "run", "-x", mode, *_options(filters_a), at_a.interface, env=env
+            ) as one,
+            Foreground(b, "run", "-x", mode, *_options(filters_b), b.interface, env=env) as other,
         ):
             for program in (one, other):
                 program.await_words("attached (XDP")
@@ -128,12 +132,12 @@ class Scene:
             far.send(b"welcome")
             for udp in (near, far) if gro else ():
                 udp.setsockopt(socket.SOL_UDP, UDP_GRO, 1)
-            welcome = _received(near, 1)
+            welcome = received(near, 1)
             largest = self.largest_bytes(family)
             to_b = sender.send(_blocking(near), largest, chance)
-            at_b = _received(far, len(to_b))
+            at_b = received(far, len(to_b))
             to_a = sender.send(_blocking(far), largest, chance)
-            at_a = _received(near, len(to_a))
+            at_a = received(near, len(to_a))
         seen = self.tap.take(port)
         faults = list(seen.faults)
         faults += _differences("at B", to_b, at_b) + _differences("at A", to_a, at_a)
@@ -267,7 +271,7 @@ def _await_readable(udp: socket.socket) -> None:
         raise TimeoutError("the first datagram did not arrive")
 
 
-def _received(udp: socket.socket, count: int) -> list[bytes]:
+def received(udp: socket.socket, count: int) -> list[bytes]:
     """The next `count` datagrams, fewer when nothing comes any more; what GRO merged is cut."""
     came: list[bytes] = []
     deadline_s = time.monotonic() + WITHIN_S

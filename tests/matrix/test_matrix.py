@@ -84,6 +84,17 @@ def test_every_sender_arrives_whole_and_in_order_over(kind: str) -> None:
 
 
 @pytest.mark.root
+def test_every_sender_arrives_where_the_kernel_does_not_tell_of_checksums() -> None:
+    cells = [
+        Cell("veth", "none", "all on", sender, family)
+        for sender, family in product(SENDER_NAMES, FAMILIES)
+    ]
+    with scene_of(KINDS["veth"]) as scene, scene.data_path("none", without_btf=True):
+        scene.set_offload("all on")
+        assert [f"{cell}: {fault}" for cell in cells for fault in scene.run(cell)] == []
+
+
+@pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_mode_and_mix_of_offloads_over(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
