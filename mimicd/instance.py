@@ -19,12 +19,12 @@ from mimicd.core.errors import FailedError
 from mimicd.core.filter_tables import NO_TABLES, Address, FilterTables, build_tables, decode_tables
 from mimicd.core.flows import Action, Command, Flows, Forget, Resend, stop_commands
 from mimicd.core.frames import command_frame
-from mimicd.core.model import InterfaceConfig
+from mimicd.core.model import Filter, InterfaceConfig
 from mimicd.core.notes import CHANGES, connection_of
 from mimicd.core.part import WHOLE, Part
 from mimicd.core.preflight import largest_payload
 from mimicd.core.rules import RuleBook
-from mimicd.core.settings import config_texts, show_filter
+from mimicd.core.settings import show_filter, shown_texts
 from mimicd.core.shortages import RING_FULL, Shortages
 from mimicd.kernel.dataplane import RING_BYTES, DataPlane
 from mimicd.kernel.netlink import Link, Netlink
@@ -42,6 +42,12 @@ _LOOKS_AT_ONCE = 64
 _HOUSEKEEPING_S = 1.0
 _ENTRIES_AT_ONCE = 256
 _PASSED_PER_ENTRY = 8  # an entry that is not wanted takes less than so much of one that is
+_FAILURES = {
+    Reason.NO_ANSWER,
+    Reason.KEEPALIVE,
+    Reason.RESET_BY_PEER,
+    Reason.CLOSED_BY_PEER,
+}
 
 ChangeFunction = Callable[[Connection], None]
 
@@ -86,12 +92,15 @@ class Instance:
         self.config = config
         self.book = book
         self.started_at = time.time()
+        self.on_failure: Callable[[Filter], None] = lambda filter_: None
+        """Told the filter of a connection that its peer does not answer, or ended."""
         self._net = net
         self._on_log = on_log
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._rules = book.settings
         self._flows = Flows(self._rules)
+        self._rule_values: dict[int, bytes] = {}
         self._tables = NO_TABLES
         self._own: frozenset[Address] | None = None
         self._sockets: dict[str, PacketSocket] = {}
@@ -244,6 +253,13 @@ class Instance:
             await self._drop_connections_of(gone)
         self._rescan_soon()
 
+    async def rules_in_use(self) -> set[int]:
+        """Numbers of the rules that an established connection uses."""
+        found: set[int] = set()
+        async for entries in self._entries():
+            found.update(one.rule for one in entries.values() if one.state is State.ESTABLISHED)
+        return found
+
     def set_verbosity(self, verbosity: int) -> None:
         """How much is said, 0 (error) to 4 (trace)."""
         self.config = replace(self.config, verbosity=verbosity)
@@ -260,8 +276,11 @@ class Instance:
         self.config, self.book, self._own = config, book, own
         self._rules.clear()
         self._rules.update(book.settings)
-        for number, value in book.rule_values().items():
-            self.plane.rules.update(_index(number), value)
+        values = book.rule_values()
+        for number, value in values.items():
+            if self._rule_values.get(number) != value:
+                self.plane.rules.update(_index(number), value)
+        self._rule_values = values
         self._write_tables(tables)
 
     async def refresh_addresses(self) -> None:
@@ -326,8 +345,12 @@ class Instance:
         opening = event.reason in (Reason.OPENED, Reason.CROSSED)
         level = DEBUG if opening else INFO
         self._log(level, CHANGES[event.reason], connection=f"{local} => {remote}")
-        if raw is not None:
-            self._on_change(self._view_of(event.key, abi.decode_conn(raw), now_ns()))
+        if raw is None:
+            return
+        entry = abi.decode_conn(raw)
+        self._on_change(self._view_of(event.key, entry, now_ns()))
+        if event.reason in _FAILURES and entry.rule in self.book.filters:
+            self.on_failure(self.book.filters[entry.rule])
 
     def _tell_segment(self, segment: TracedSegment) -> None:
         local, remote = abi.flow_texts(segment.key)
@@ -457,8 +480,6 @@ class Instance:
 
     def view(self) -> InterfaceView:
         """A snapshot of the interface."""
-        texts = config_texts(self.config)
-        texts.pop("filter", None)
         return InterfaceView(
             name=self.name,
             ifindex=self.link.ifindex,
@@ -469,7 +490,7 @@ class Instance:
                 show_filter(found, self.config.flow)
                 for _, found in sorted(self.book.filters.items())
             ),
-            settings={key: str(value) for key, value in texts.items()},
+            settings=shown_texts(self.config),
             counters=self.counters(),
             max_payload=self.max_payload(),
             started_at=self.started_at,

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from mimicd.core.errors import AttachError, MimicError, NoSuchInterfaceError
 from mimicd.core.rules import RuleBook
-from mimicd.core.settings import build_config, parse_filter
+from mimicd.core.settings import build_config
 from mimicd.instance import ChangeFunction, Instance, LogFunction
 from mimicd.kernel.dataplane import DataPlane, remove_leftovers
 from mimicd.kernel.hop import remove_leftover
 from mimicd.kernel.netlink import EGRESS_PARENT, INGRESS_PARENT, Netlink
 from mimicd.state import SavedInterface
+from mimicd.tunnel_mtu import TunnelMtus
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +31,8 @@ async def adopt(
             raise AttachError("without a bpffs nothing of it is left to this process")
         link = await net.link_by_index(saved.ifindex)
         config = build_config(saved.options)
-        filters = {
-            int(number): parse_filter(text, config.flow) for number, text in saved.rules.items()
-        }
+        book = RuleBook.from_saved(saved.rules, saved.hosts, config.flow)
         plane = DataPlane.adopt(net, link, saved.link_type, saved.xdp_mode, saved.made_clsact, root)
-        book = RuleBook(filters)
         instance = await Instance.adopt(net, link, plane, config, book, on_log, on_change)
     except NoSuchInterfaceError:
         log.warning("%s: the interface has gone while no mimicd ran", saved.name)
@@ -53,8 +51,11 @@ async def adopt(
     return instance
 
 
-async def clear_away(net: Netlink, root: Path | None, saved: SavedInterface) -> None:
+async def clear_away(
+    net: Netlink, root: Path | None, saved: SavedInterface, on_log: LogFunction
+) -> None:
     """Detach all of it, wherever its process stopped."""
+    await TunnelMtus(net, lambda level, text: on_log(saved.name, level, text), saved.mtus).restore()
     await clear_leftovers(net, root, saved.ifindex)
     if saved.made_clsact and await net.exists(saved.ifindex):
         await net.remove_clsact(saved.ifindex)

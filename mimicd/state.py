@@ -45,7 +45,11 @@ class SavedInterface:
     options: dict[str, str | list[str]]
     """Configuration texts, with which it was run."""
     rules: dict[str, str] = field(default_factory=dict)
-    """Rule number -> filter text with its settings, names resolved."""
+    """Rule number -> filter text with its settings and address."""
+    hosts: dict[str, str] = field(default_factory=dict)
+    """Rule number -> the name, or whatever else, that its address came from."""
+    mtus: dict[str, list[int]] = field(default_factory=dict)
+    """WireGuard interface -> its ifindex, the MTU that it had, the MTU that it got."""
     phase: Phase = Phase.RUNNING
     holder: str = ""
     """The caller whose end is its end too, as the edge wrote that he came by; "" for none."""

@@ -26,8 +26,10 @@ from mimicd.core.model import InterfaceConfig
 from mimicd.core.part import WHOLE, Part
 from mimicd.core.preflight import WIREGUARD_BYTES, Line
 from mimicd.core.rules import RuleBook
-from mimicd.core.settings import build_config, config_texts, format_filter
+from mimicd.core.settings import build_config, config_texts
+from mimicd.core.sources import Known, known_of
 from mimicd.core.values import parse_verbosity
+from mimicd.follower import Follower
 from mimicd.instance import Instance
 from mimicd.kernel import bpffs
 from mimicd.kernel.changes import Changes
@@ -35,7 +37,6 @@ from mimicd.kernel.guard import attach_guard, remove_guard
 from mimicd.kernel.netlink import Link, Netlink
 from mimicd.logs import ERROR, INFO, WARNING
 from mimicd.predecessor import adopt, clear_away, clear_leftovers
-from mimicd.resolver import resolve
 from mimicd.state import Phase, SavedInterface
 from mimicd.waiting import Waiting
 
@@ -55,6 +56,7 @@ class Supervisor:
         self._net = Netlink()
         self._root: Path | None = None
         self._instances: dict[str, Instance] = {}
+        self._followers: dict[Instance, Follower] = {}
         self._waiting: dict[str, Waiting] = {}
         self._holders: dict[str, str] = {}
         self._claims: dict[str, Claim] = {}
@@ -114,6 +116,7 @@ class Supervisor:
     async def leave_all(self) -> None:
         """Leave everything attached for the next daemon."""
         for instance in self._instances.values():
+            await self._followers.pop(instance).close(restore=False)
             instance.leave()
         for key in list(self._claims):
             self._release(key)
@@ -165,12 +168,16 @@ class Supervisor:
             config = build_config(options)
             waiting = self._waiting.get(interface)
             if waiting is not None:
-                self._wait_for(interface, config, waiting.started_at)
+                self._wait_for(interface, config, waiting.started_at, waiting.known)
                 self._tell_added(self._waiting[interface].view())
                 return
             instance = self._running(interface)
-            book = instance.book.renumbered(await resolve(config.filters))
-            await instance.reload(config, book)
+            follower = self._followers[instance]
+            try:
+                book = instance.book.renumbered(await follower.prepare(config))
+                await instance.reload(config, book)
+            finally:
+                follower.settle()
             self._save(instance)
             self._log(instance.name, INFO, f"reloaded: {len(book.filters)} filters")
             self._tell_added(instance.view())
@@ -285,11 +292,18 @@ class Supervisor:
             )
         return instance
 
-    async def _attach(self, name: str, config: InterfaceConfig, started_at: float) -> None:
-        """Raises MimicError, and then nothing is left attached."""
+    async def _attach(
+        self, name: str, config: InterfaceConfig, started_at: float, known: Known | None = None
+    ) -> None:
+        """Raises MimicError, and then nothing is left attached.
+
+        `known`: it is run again; what its names stand for may be found out only through it.
+        """
         link = await self._net.link(name)
         _check_link(link, config)
-        book = RuleBook({}).renumbered(await resolve(config.filters))
+        follower = Follower(self._net, name, self._log, known or Known())
+        filters = await follower.prepare(config, strict=known is None)
+        book = RuleBook({}).renumbered(filters)
         key = str(link.ifindex)
         self._claim(name, key)
         try:
@@ -319,11 +333,12 @@ class Supervisor:
             self._release(key)
             raise
         instance.started_at = started_at
-        self._add(instance)
+        self._add(instance, follower)
 
-    def _add(self, instance: Instance) -> None:
+    def _add(self, instance: Instance, follower: Follower) -> None:
         name = instance.name
         self._instances[name] = instance
+        self._followers[instance] = follower
         self._save(instance)
         self._wait_no_more(name)
         view = instance.view()
@@ -343,6 +358,7 @@ class Supervisor:
                 "no bpffs can be used: the disguise ends when this daemon does",
             )
         self._tell_added(view)
+        follower.follow(instance, lambda: self._refilter(instance))
         # What changed while it was attached was told to nobody.
         self._on_change()
 
@@ -351,6 +367,7 @@ class Supervisor:
         del self._instances[name]
         self._save(instance, Phase.STOPPING)
         try:
+            await self._followers.pop(instance).close(restore=True)
             await instance.stop()
         finally:
             state.remove(self._folder, key)
@@ -365,6 +382,8 @@ class Supervisor:
 
     def _save(self, instance: Instance, phase: Phase = Phase.RUNNING) -> None:
         plane, config = instance.plane, instance.config
+        rules, hosts = instance.book.saved(config.flow)
+        follower = self._followers.get(instance)
         self._write(
             SavedInterface(
                 name=instance.name,
@@ -374,10 +393,9 @@ class Supervisor:
                 made_clsact=plane.made_clsact,
                 started_at=instance.started_at,
                 options=config_texts(config),
-                rules={
-                    str(number): format_filter(filter_, config.flow)
-                    for number, filter_ in instance.book.filters.items()
-                },
+                rules=rules,
+                hosts=hosts,
+                mtus=follower.mtus.saved if follower else {},
                 phase=phase,
                 holder=self.holder_of(instance.name),
             )
@@ -402,13 +420,16 @@ class Supervisor:
             instance = await adopt(self._net, self._root, saved, self._log, self._tell_connection)
             if instance is not None:
                 self._holders[instance.name] = saved.holder
-                self._add(instance)
+                known = known_of(instance.book.filters.values())
+                self._add(
+                    instance, Follower(self._net, instance.name, self._log, known, saved.mtus)
+                )
                 if instance.name != saved.name:
                     self._log(instance.name, WARNING, f"it was called {saved.name} before")
                 await self._repair(instance)
                 return
         if saved.ifindex:
-            await clear_away(self._net, self._root, saved)
+            await clear_away(self._net, self._root, saved, self._log)
             state.remove(self._folder, saved.key)
             self._release(saved.key)
         await self._begin_again(saved)
@@ -428,14 +449,16 @@ class Supervisor:
             state.remove(self._folder, saved.key)
             self._release(saved.key)
             return
-        self._wait_for(saved.name, config, saved.started_at)
+        self._wait_for(saved.name, config, saved.started_at, _known_of(saved, config))
         await self._come_back(saved.name)
 
     # --- what changes underneath ---
 
-    def _wait_for(self, name: str, config: InterfaceConfig, started_at: float) -> None:
+    def _wait_for(
+        self, name: str, config: InterfaceConfig, started_at: float, known: Known
+    ) -> None:
         """Run `name` again once there is such an interface."""
-        self._waiting[name] = waiting = Waiting(name, config, started_at)
+        self._waiting[name] = waiting = Waiting(name, config, started_at, known)
         key = state.waiting_key(name)
         try:
             if key not in self._claims:
@@ -461,7 +484,7 @@ class Supervisor:
             if waiting is None:
                 return
             try:
-                await self._attach(name, waiting.config, waiting.started_at)
+                await self._attach(name, waiting.config, waiting.started_at, waiting.known)
             except (NoSuchInterfaceError, InterfaceDownError):
                 return
             except (MimicError, OSError) as error:
@@ -499,6 +522,9 @@ class Supervisor:
             log.error("a change of the network could not be followed", exc_info=error)
 
     async def _follow(self, instance: Instance) -> None:
+        follower = self._followers.get(instance)
+        if follower is not None:
+            follower.network_changed()
         async with self._lock(self._name_of(instance)):
             # What comes from here on is one more change.
             self._to_follow.discard(instance)
@@ -525,6 +551,18 @@ class Supervisor:
             await instance.refresh_addresses()
             await self._repair(instance)
 
+    async def _refilter(self, instance: Instance) -> None:
+        """What its filters are made from has changed."""
+        async with self._lock(self._name_of(instance)):
+            follower = self._followers.get(instance)
+            if follower is None:
+                return
+            book = instance.book.renumbered(follower.filters(instance.config))
+            if book != instance.book:
+                await instance.reload(instance.config, book)
+                self._tell_added(instance.view())
+            self._save(instance)
+
     async def _repair(self, instance: Instance) -> None:
         """Put back what somebody removed."""
         try:
@@ -545,8 +583,10 @@ class Supervisor:
         name, key = self._name_of(instance), str(instance.link.ifindex)
         self._log(name, WARNING, "the interface is gone; it is run again once there is one")
         del self._instances[name]
-        self._wait_for(name, instance.config, instance.started_at)
+        follower = self._followers.pop(instance)
+        self._wait_for(name, instance.config, instance.started_at, follower.known)
         try:
+            await follower.close(restore=True)
             await instance.stop()
         finally:
             state.remove(self._folder, key)
@@ -603,6 +643,14 @@ class Supervisor:
     def _tell_connection(self, connection: Connection) -> None:
         for listener in list(self._listeners):
             listener.connection_changed(connection)
+
+
+def _known_of(saved: SavedInterface, config: InterfaceConfig) -> Known:
+    try:
+        book = RuleBook.from_saved(saved.rules, saved.hosts, config.flow)
+    except (MimicError, ValueError):
+        return Known()
+    return known_of(book.filters.values())
 
 
 def _check_link(link: Link, config: InterfaceConfig) -> None:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """An interface that is to be run, but is not there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mimicd.core.connection import InterfaceView
 from mimicd.core.model import InterfaceConfig
-from mimicd.core.settings import config_texts
+from mimicd.core.settings import config_texts, shown_texts
+from mimicd.core.sources import Known
 from mimicd.state import Phase, SavedInterface
 
 
@@ -17,21 +18,21 @@ class Waiting:
     config: InterfaceConfig
     started_at: float
     """When it was run first; Unix time, seconds."""
+    known: Known = field(default_factory=Known)
+    """What its names stood for when it went: without it they may not be found."""
     trouble: str = ""
     """Why the last attempt failed, so that it is told once."""
 
     def view(self) -> InterfaceView:
         """As it is shown."""
-        texts = config_texts(self.config)
-        filters = texts.pop("filter")
         return InterfaceView(
             name=self.name,
             ifindex=0,
             link_type="",
             xdp_mode="",
             state="waiting",
-            filters=tuple(filters),
-            settings={key: str(value) for key, value in texts.items()},
+            filters=tuple(config_texts(self.config)["filter"]),
+            settings=shown_texts(self.config),
             counters={},
             max_payload=0,
             started_at=self.started_at,

@@ -82,7 +82,7 @@ class Filter:
     """The first one, 1..65535, host byte order."""
     settings: FlowSettings = FlowSettings()
     host: str = ""
-    """The name the address came from, "" if an address was given."""
+    """What the address came from, a name or "wireguard wg0"; "" if an address was given."""
     last_port: int = 0
     """Of a range; given as 0 it becomes `port`."""
     prefix_bits: int = -1
@@ -159,3 +159,7 @@ class InterfaceConfig:
     """0 error, 1 warn, 2 info, 3 debug, 4 trace."""
     flow: FlowSettings = field(default_factory=FlowSettings)
     """What filters fall back to."""
+    wireguard: tuple[str, ...] = ()
+    """WireGuard interfaces whose packets are disguised beside what the filters name."""
+    set_mtu: bool = False
+    """Whether their MTU is lowered to what fits."""

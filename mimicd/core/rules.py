@@ -2,11 +2,12 @@
 """Which filter has which rule number, and what the map rules holds for it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mimicd.core.abi import MAX_RULES, encode_rule
 from mimicd.core.errors import InvalidConfigError
 from mimicd.core.model import Filter, FlowSettings
+from mimicd.core.settings import format_filter, parse_filter
 
 FILTERS_MAX = MAX_RULES // 2 - 1
 """Old and new ones stand in the map together while one replaces the other."""
@@ -33,6 +34,26 @@ class RuleBook:
     def rule_values(self) -> dict[int, bytes]:
         """The map rules."""
         return {number: encode_rule(filter_.settings) for number, filter_ in self.filters.items()}
+
+    def saved(self, flow: FlowSettings) -> tuple[dict[str, str], dict[str, str]]:
+        """Rule number -> filter with its address, and -> what that came from, if anything."""
+        texts = {
+            str(number): format_filter(replace(one, host=""), flow)
+            for number, one in self.filters.items()
+        }
+        return texts, {str(number): one.host for number, one in self.filters.items() if one.host}
+
+    @classmethod
+    def from_saved(
+        cls, texts: Mapping[str, str], hosts: Mapping[str, str], flow: FlowSettings
+    ) -> "RuleBook":
+        """The inverse of `saved`. Raises ValueError or InvalidConfigError."""
+        return cls(
+            {
+                int(number): replace(parse_filter(text, flow), host=hosts.get(number, ""))
+                for number, text in texts.items()
+            }
+        )
 
     def renumbered(self, filters: Iterable[Filter]) -> "RuleBook":
         """A book of `filters`, in which those that were here before keep their numbers.

@@ -208,6 +208,29 @@ SETTINGS: tuple[Setting[Any], ...] = (
         field="max_window",
     ),
     Setting(
+        key="wireguard",
+        parse=values.parse_interface,
+        format=str,
+        default=None,
+        flags=(Flag("", "--wireguard", "disguise the packets of this WireGuard interface"),),
+        metavar="NAME",
+        help="A WireGuard interface whose packets are disguised: filters are made from its port and"
+        " the endpoints of its peers, and follow them. May be given more than once.",
+        signature="as",
+        field="wireguard",
+    ),
+    Setting(
+        key="set_mtu",
+        parse=values.parse_boolean,
+        format=values.format_boolean,
+        default=_DEFAULT.set_mtu,
+        flags=(Flag("", "--set-mtu", "lower the MTU of that interface to what fits", "true"),),
+        metavar="BOOL",
+        help="Whether the MTU of each WireGuard interface is lowered to what fits, and put back"
+        " when it stops: true or false.",
+        field="set_mtu",
+    ),
+    Setting(
         key="file",
         parse=lambda text, fallback: text,
         format=str,
@@ -234,7 +257,7 @@ def build_config(texts: Texts) -> InterfaceConfig:
     config, problems = _read_all(texts)
     if problems:
         raise InvalidConfigError.of(problems)
-    if not config.filters:
+    if not config.filters and not config.wireguard:
         raise InvalidConfigError("no filter given", f"give at least one, for example {EXAMPLE}")
     return config
 
@@ -245,11 +268,11 @@ def check_texts(texts: Texts) -> list[Problem]:
 
 
 def merge_texts(file_texts: Texts, command_texts: Texts) -> dict[str, str | list[str]]:
-    """The texts of a file and of a command line as one: the command line's filters come after
-    the file's, its other settings win, number by number.
+    """The texts of a file and of a command line as one: the command line's filters and tunnels
+    come after the file's, its other settings win, number by number.
 
     Each side may have several texts for any key, as given; a later one wins. The result has one
-    text per key and a list for `filter`. Raises InvalidConfigError.
+    text per key and a list for those that may be given more than once. Raises InvalidConfigError.
     """
     both = {
         key: given
@@ -270,11 +293,22 @@ def config_texts(config: InterfaceConfig) -> dict[str, str | list[str]]:
     texts: dict[str, str | list[str]] = {
         "filter": list(dict.fromkeys(format_filter(f, config.flow) for f in config.filters))
     }
+    if config.wireguard:
+        texts["wireguard"] = list(config.wireguard)
     for row in BY_KEY.values():
         if row.field and not row.repeatable:
             owner = config.flow if row.per_filter else config
             texts[row.key] = row.format(getattr(owner, row.field))
     return texts
+
+
+def shown_texts(config: InterfaceConfig) -> dict[str, str]:
+    """Every setting but the filters, each as one text."""
+    return {
+        key: text if isinstance(text, str) else ", ".join(text)
+        for key, text in config_texts(config).items()
+        if key != "filter"
+    }
 
 
 def notes_on(texts: Texts) -> list[str]:
@@ -309,7 +343,14 @@ def _read_all(texts: Texts) -> tuple[InterfaceConfig, list[Problem]]:
         elif row.field:
             config = replace(config, **{row.field: value})
     filters, faults = _read_filters(_texts_of(texts, "filter"), flow)
-    return replace(config, filters=filters, flow=flow), problems + faults
+    problems += faults
+    tunnels = []
+    for text in _texts_of(texts, "wireguard"):
+        name, faults = _fold(BY_KEY["wireguard"], [text])
+        tunnels += [] if faults else [name]
+        problems += faults
+    wireguard = tuple(dict.fromkeys(tunnels))
+    return replace(config, filters=filters, wireguard=wireguard, flow=flow), problems
 
 
 def _fold(row: Setting[T], given: Iterable[object]) -> tuple[T, list[Problem]]:

@@ -8,6 +8,7 @@ InvalidConfigError with the offset of the bad part. Each `format_` is its invers
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 
 from mimicd.core.errors import InvalidConfigError, Problem, quote
@@ -22,6 +23,8 @@ MORE, LESS = "more", "less"
 # More than any key or word in use; comparing longer ones would only cost time.
 _SUGGESTION_LIMIT = 40
 _FRAGMENT_MIN = 3
+# IFNAMSIZ of linux/if.h, without the zero at its end
+_INTERFACE_BYTES = 15
 
 
 def parse_handshake(text: str, fallback: Handshake) -> Handshake:
@@ -131,6 +134,17 @@ def parse_verbosity(text: str, fallback: int) -> int:
 
 def format_verbosity(value: int) -> str:
     return LEVELS[value]
+
+
+def parse_interface(text: str, fallback: str) -> str:
+    """Read the name of a network interface, as the kernel would accept it."""
+    del fallback
+    size = len(text.encode(errors="surrogatepass"))
+    if size > _INTERFACE_BYTES or text in (".", "..") or re.search(r"[\s/:%]", text):
+        raise InvalidConfigError(
+            f"{quote(text)} is not the name of an interface", "`ip link` lists the interfaces"
+        )
+    return text
 
 
 def choice_of(*choices: str) -> Callable[[str, str], str]:

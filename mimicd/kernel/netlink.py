@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from mimicd.core.errors import AttachError, NoSuchInterfaceError
+from mimicd.core.errors import AttachError, FailedError, NoSuchInterfaceError
 
 T = TypeVar("T")
 
@@ -171,6 +171,21 @@ class Netlink:
                 self._ipr.link("set", index=end, state="up")
 
         await self._run(up)
+
+    async def set_mtu(self, ifindex: int, mtu_bytes: int) -> None:
+        """Raises FailedError."""
+
+        def change() -> None:
+            try:
+                self._ipr.link("set", index=ifindex, mtu=mtu_bytes)
+            except NetlinkError as error:
+                raise FailedError(
+                    f"cannot set the MTU of interface number {ifindex} to {mtu_bytes}:"
+                    f" {_words(error)}",
+                    "mimicd needs CAP_NET_ADMIN, or root",
+                ) from error
+
+        await self._run(change)
 
     async def remove_link(self, ifindex: int) -> None:
         """Remove a link; one that is gone is fine."""

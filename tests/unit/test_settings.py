@@ -71,6 +71,7 @@ filters = st.one_of(
     ),
     st.builds(Filter, st.sampled_from(Origin), st.none(), ports, flows, names),
 )
+tunnels = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=15)
 configs = st.builds(
     InterfaceConfig,
     filters=st.lists(filters, min_size=1, max_size=4)
@@ -80,6 +81,8 @@ configs = st.builds(
     xdp_mode=st.sampled_from(["auto", "skb", "native"]),
     verbosity=st.integers(0, 4),
     flow=flows,
+    wireguard=st.lists(tunnels, max_size=2, unique=True).map(tuple),
+    set_mtu=st.booleans(),
 )
 
 
@@ -104,17 +107,16 @@ def test_texts_from_a_command_line_mean_the_same_as_from_a_file(config: Interfac
 def test_the_command_line_wins_over_the_file_and_filters_add_up(
     in_file: InterfaceConfig, in_command: InterfaceConfig
 ) -> None:
-    ends = [found.text() for found in in_file.filters]
-    # those that do not clash with a filter of the file
     added = tuple(
-        found for found in in_command.filters if not check_texts({"filter": [*ends, found.text()]})
+        found for found in in_command.filters if not list(conflicts([*in_file.filters, found]))
     )
     command = config_texts(dataclasses.replace(in_command, filters=added))
     merged = build_config(merge_texts(config_texts(in_file), command))
     assert [found.text() for found in merged.filters] == [
         found.text() for found in in_file.filters + added
     ]
-    expected = dataclasses.replace(in_command, filters=merged.filters)
+    both = tuple(dict.fromkeys([*in_file.wireguard, *in_command.wireguard]))
+    expected = dataclasses.replace(in_command, filters=merged.filters, wireguard=both)
     assert merged == expected
 
 
@@ -139,7 +141,7 @@ def test_every_field_of_the_configuration_has_a_row_with_its_default() -> None:
     default = InterfaceConfig()
     for owner in (default, default.flow):
         for field in dataclasses.fields(owner):
-            if field.name not in {"flow", "filters"}:
+            if field.name not in {"flow", "filters", "wireguard"}:
                 assert fields.pop(field.name) == getattr(owner, field.name)
     assert fields == {}
 
@@ -156,6 +158,8 @@ def test_the_flags_are_those_of_the_manual_page() -> None:
         ("-k", "--keepalive", False),
         ("-p", "--padding", False),
         ("-W", "--max-window", True),
+        ("", "--wireguard", False),
+        ("", "--set-mtu", True),
         ("-F", "--file", False),
     }
 
@@ -171,6 +175,8 @@ def test_the_keys_are_those_of_the_manual_page() -> None:
         "keepalive",
         "padding",
         "max_window",
+        "wireguard",
+        "set_mtu",
     }
 
 
@@ -375,3 +381,22 @@ def test_a_clash_in_a_file_is_told_with_its_place() -> None:
     (problem,) = caught.value.problems
     assert problem.where == "eth0.conf:2:10"
     assert "in line 1" in problem.message
+
+
+@pytest.mark.parametrize("name", ["wg0", "wg-home", "a" * 15, "\u00fcber"])
+def test_a_wireguard_interface_needs_no_filter_beside_it(name: str) -> None:
+    config = build_config({"wireguard": name, "set_mtu": "yes"})
+    assert (config.filters, config.wireguard, config.set_mtu) == ((), (name,), True)
+
+
+@pytest.mark.parametrize("name", ["a" * 16, "a/b", "a b", "a:b", ".", "..", "a%d", "\u00fc" * 8])
+def test_what_cannot_be_an_interface_is_refused(name: str) -> None:
+    (problem,) = check_texts({"wireguard": [name]})
+    assert "is not the name of an interface" in problem.message
+
+
+def test_several_tunnels_of_file_and_command_line_add_up() -> None:
+    in_file = parse_config_text("wireguard = wg0\nwireguard=wg1\n", "eth0.conf")
+    merged = merge_texts(in_file, {"wireguard": ["wg2", "wg0"]})
+    assert build_config(merged).wireguard == ("wg0", "wg1", "wg2")
+    assert notes_on(in_file) == []
