@@ -23,9 +23,9 @@ _LABEL_WIDTH = 14
 
 CONNECTION_HEADER = (
     *("LOCAL", "REMOTE", "STATE", "ROLE", "SEQ", "ACK", "MSS"),
-    *("AGE", "IDLE", "SENT", "RECEIVED", "DROPPED"),
+    *("AGE", "IDLE", "SENT", "RECEIVED", "DROPPED", "FILTER"),
 )
-_CONNECTION_RIGHT = frozenset(CONNECTION_HEADER[4:])
+_CONNECTION_RIGHT = frozenset(CONNECTION_HEADER[4:-1])
 
 
 def table(
@@ -119,6 +119,7 @@ def connection_table(connections: Iterable[Mapping[str, Any]], colour: bool = Fa
             size(one["tx-bytes"]),
             size(one["rx-bytes"]),
             str(sum(one["drops"].values())),
+            one["filter"],
         )
         for one in connections
     ]

@@ -321,7 +321,18 @@ def notes_on(texts: Texts) -> list[str]:
         if not row.repeatable:
             in_file = [text for text in given if isinstance(text, Located)]
             notes += [_at(text, f"{row.key} is given again, this one wins") for text in in_file[1:]]
-    return notes
+    return notes + [
+        _at(text, f"filter {quote(text)} takes all UDP and all TCP there, also DNS and SSH")
+        for text in _texts_of(texts, "filter")
+        if isinstance(text, str) and _is_any_port(text)
+    ]
+
+
+def _is_any_port(text: str) -> bool:
+    try:
+        return parse_filter(text).is_any_port
+    except InvalidConfigError:
+        return False
 
 
 def _at(text: object, words: str) -> str:

@@ -49,7 +49,7 @@ flows = st.builds(
 ports = st.integers(1, 65535)
 addresses = st.ip_addresses()
 names = st.from_regex(r"[a-z]([a-z0-9-]{0,9}[a-z0-9])?(\.[a-z]{2,5}){1,3}\.?", fullmatch=True)
-ranges = st.tuples(ports, ports).map(lambda ends: (min(ends), max(ends)))
+ranges = st.tuples(ports, st.integers(1, 65534)).map(lambda ends: (min(ends), max(ends)))
 networks = st.ip_addresses().flatmap(
     lambda one: st.integers(0, one.max_prefixlen).map(
         lambda bits: ip_network((one, bits), strict=False)
@@ -400,3 +400,12 @@ def test_several_tunnels_of_file_and_command_line_add_up() -> None:
     merged = merge_texts(in_file, {"wireguard": ["wg2", "wg0"]})
     assert build_config(merged).wireguard == ("wg0", "wg1", "wg2")
     assert notes_on(in_file) == []
+
+
+def test_a_filter_of_every_port_is_told_to_take_everything() -> None:
+    in_file = parse_config_text("filter = local=192.0.2.1:any,padding=1\n", "eth0.conf")
+    assert notes_on(in_file) == [
+        'eth0.conf:1:10: filter "local=192.0.2.1:any,padding=1" takes all UDP and all TCP there,'
+        " also DNS and SSH"
+    ]
+    assert notes_on({"filter": ["local=192.0.2.1:1-65534", "local=any"]}) == []

@@ -75,11 +75,11 @@ def test_the_table_of_connections() -> None:
     shown = table.connection_table([connection(), connection(local="[2001:db8::1]:1", drops={})])
     assert shown == (
         "LOCAL            REMOTE               STATE        ROLE              SEQ  ACK   MSS"
-        "     AGE  IDLE     SENT  RECEIVED  DROPPED\n"
+        "     AGE  IDLE     SENT  RECEIVED  DROPPED  FILTER\n"
         "192.0.2.1:51820  [2001:db8::5]:51820  established  initiator  4294967295    7  1440"
-        "  1h 02m    0s  4.4 KiB     100 B        7\n"
+        "  1h 02m    0s  4.4 KiB     100 B        7  remote=[2001:db8::5]:51820\n"
         "[2001:db8::1]:1  [2001:db8::5]:51820  established  initiator  4294967295    7  1440"
-        "  1h 02m    0s  4.4 KiB     100 B        0\n"
+        "  1h 02m    0s  4.4 KiB     100 B        0  remote=[2001:db8::5]:51820\n"
     )
 
 
