@@ -142,7 +142,7 @@ def test_full_queues_of_held_datagrams_are_counted_and_the_rest_arrives(
                         await_dealt_with(a, number * burst)
                 held, lost = (counters(a)[name] for name in ("held", "drop-lost-held"))
                 drops = [one["drops"] for one in shown(a)["connections"]]
-                assert sum(one["held-full"] for one in drops) == CLIENTS * burst - held
+                assert sum(one.get("held-full", 0) for one in drops) == CLIENTS * burst - held > 0
                 assert sum(one.get("lost-held", 0) for one in drops) == lost > 0
                 assert a.resident_kib() - before_kib <= GROWTH_MAX_KIB
                 run(b, at_b)
