@@ -225,7 +225,12 @@ def test_an_interface_that_moves_to_another_namespace_is_let_go(host: Host) -> N
         daemon.ctl("run", "--detach", "-x", "native", *FILTER, "wan0", check=True)
         ip(host, "link", "set", "wan0", "netns", other.name)
         await_state(daemon, "wan0", "waiting")
-        assert "xdp" not in other.run("ip", "link", "show", "wan0").stdout
+        # It is said to be waited for as soon as it is gone, before all of it is detached.
+        wait_until(
+            lambda: "xdp" not in other.run("ip", "link", "show", "wan0").stdout,
+            WITHIN_S,
+            "XDP is detached over there",
+        )
         assert "mimic_" not in other.run("tc", "qdisc", "show").stdout
         other.run("ip", "link", "set", "wan0", "netns", str(daemon.pid))
         ip(host, "link", "set", "wan0", "up")
