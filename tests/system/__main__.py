@@ -48,6 +48,7 @@ def run(report: Report, package: str) -> None:
         scenes.activated(report)
         scenes.trusted(report)
         scenes.unready(report)
+        scenes.guarded(report, lan, bare)
         lan.start_peer()
         with Traffic(lan) as traffic:
             scenes.attached(report, lan, traffic)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+from contextlib import AbstractContextManager
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Self
@@ -18,7 +19,7 @@ from typing import Self
 from tests.rig.datagrams import Verdict
 from tests.rig.namespace import Namespace, wait_until
 from tests.rig.network import Host
-from tests.rig.traffic import Endpoint, endpoint, exchange
+from tests.rig.traffic import Endpoint, endpoint, exchange, flow
 from tests.system.machine import WITHIN_S, do
 
 INTERFACE = "mimic0"
@@ -80,7 +81,15 @@ class Lan:
     @property
     def filter(self) -> str:
         """For this machine's configuration."""
-        return f"remote={_THERE[0].ip}:{PORT}"
+        return self.filter_on(PORT)
+
+    def filter_on(self, port: int) -> str:
+        """That of another port of the peer."""
+        return f"remote={_THERE[0].ip}:{port}"
+
+    def flow(self, port: int) -> AbstractContextManager[tuple[Endpoint, Endpoint]]:
+        """Both ends of a flow to that port of the peer."""
+        return flow(this_machine(), Host(self.peer, *_THERE, "", ""), port_b=port)
 
     def start_peer(self) -> None:
         """Returns when it is attached."""

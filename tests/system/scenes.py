@@ -15,10 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.demo.report import Report
+from tests.netns.talk import heard, say, say_until
 from tests.rig.attachments import attachments
 from tests.rig.namespace import Namespace, wait_until
 from tests.system import machine
-from tests.system.lan import INTERFACE, Lan, Traffic, this_machine
+from tests.system.lan import INTERFACE, PORT, Lan, Traffic, this_machine
 from tests.system.machine import (
     CONFIG,
     UNIT,
@@ -34,6 +35,7 @@ from tests.system.machine import (
 )
 
 INSTANCE = f"mimic@{INTERFACE}.service"
+GUARD = f"mimic-guard@{INTERFACE}.service"
 CONFIG_FILE = CONFIG / f"{INTERFACE}.conf"
 EXPOSURE_MAX = 3.0
 DATAGRAMS = 100_000
@@ -67,7 +69,7 @@ def installed(report: Report, package: str) -> None:
     report.check("the daemon is not started by the installation", main_pid() == 0, "")
     alias = machine.unit_property("dbus-org.mimicd1.service", "Id")
     report.check("the bus's name for the unit is shipped", alias == UNIT, alias)
-    done = do("systemd-analyze", "verify", "--man=no", UNIT, INSTANCE, check=False)
+    done = do("systemd-analyze", "verify", "--man=no", UNIT, INSTANCE, GUARD, check=False)
     report.check("systemd finds no fault with the units", not done.words, done.words)
 
 
@@ -77,7 +79,7 @@ def activated(report: Report) -> None:
     done = do(*_CALL, "ListInterfaces", check=False)
     report.check("a call starts the daemon", done.stdout.strip() == "ao 0", done.words)
     report.check("the unit is active", is_active(UNIT), machine.unit_property(UNIT, "ActiveState"))
-    for unit in (UNIT, "mimic@eth0.service"):
+    for unit in (UNIT, "mimic@eth0.service", "mimic-guard@eth0.service"):
         found = exposure(unit)
         claim = f"exposure of {unit} is at most {EXPOSURE_MAX}"
         report.check(claim, found <= EXPOSURE_MAX, f"{found}")
@@ -145,6 +147,40 @@ def unready(report: Report) -> None:
     report.check("a unit with a bad file fails", started.exit_code != 0, "")
     report.check("and says why", "nonsense" in said, "")
     systemctl("reset-failed", INSTANCE)
+
+
+def guarded(report: Report, lan: Lan, bare: object) -> None:
+    report.heading("Nothing leaves undisguised")
+    write_config(f"filter = {lan.filter}")
+    report.command("#", f"systemctl enable --now {GUARD}")
+    systemctl("enable", "--now", GUARD)
+    report.check("a guarded flow does not leave", not crosses(lan, PORT), "")
+    report.check("another one does", crosses(lan, PORT + 1), "")
+    write_config(f"filter = {lan.filter}", f"filter = {lan.filter_on(PORT + 1)}")
+    systemctl("reload", GUARD)
+    report.check("a reload guards one more", not crosses(lan, PORT + 1), "")
+    write_config("filter = nonsense")
+    code = systemctl("reload", GUARD, check=False).exit_code
+    kept = not crosses(lan, PORT) and is_active(GUARD)
+    report.check("a reload of a bad file fails and changes nothing", code != 0 and kept, f"{code}")
+    write_config(f"filter = {lan.filter}")
+    lan.unplug()
+    await_active(GUARD, False)
+    lan.plug()
+    await_active(GUARD)
+    report.check("it comes back with its interface", not crosses(lan, PORT), "")
+    systemctl("disable", "--now", GUARD)
+    report.check("stopped, it lets all pass", crosses(lan, PORT), "")
+    here = state_of_interface()
+    report.check("and leaves nothing attached", here == bare, "" if here == bare else f"{here}")
+
+
+def crosses(lan: Lan, port: int) -> bool:
+    """Whether a datagram reaches the peer as it is; one on another port tells the end."""
+    with lan.flow(port) as (here, there), lan.flow(9) as (marker, end):
+        say(here, b"plain")
+        say_until(marker, b"end", lambda: bool(heard(end, within_s=0.1)), WITHIN_S, "the end comes")
+        return heard(there, within_s=0.01) == [b"plain"]
 
 
 def replugged(report: Report, lan: Lan, traffic: Callable[[], Traffic]) -> None:
@@ -384,6 +420,8 @@ def state_of_interface() -> object:
 def purged(report: Report, bare: object) -> None:
     report.heading("Remove and purge")
     systemctl("start", INSTANCE)
+    systemctl("enable", "--now", GUARD)
+    do("mimicd", "guard", "-f", "remote=192.0.2.1:7", "lo")
     # the worst case: something is attached and nobody serves it
     os.kill(main_pid(), signal.SIGUSR2)
     await_active(UNIT, False)
