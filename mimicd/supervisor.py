@@ -22,7 +22,7 @@ from mimicd.core.errors import (
     NotRunningError,
 )
 from mimicd.core.manager import Listener, Options
-from mimicd.core.model import InterfaceConfig
+from mimicd.core.model import Filter, InterfaceConfig
 from mimicd.core.part import WHOLE, Part
 from mimicd.core.preflight import WIREGUARD_BYTES, Line
 from mimicd.core.rules import RuleBook
@@ -85,7 +85,7 @@ class Supervisor:
 
     async def guard(self, interface: str, options: Options, on: bool) -> None:
         """Put the guard of an interface on, or take it off; needs no `open`. Raises MimicError."""
-        filters = build_config(options).filters if on else ()
+        filters = _guarded(options) if on else ()
         await self._net.open()
         try:
             link = await self._net.link(interface)
@@ -651,6 +651,19 @@ def _known_of(saved: SavedInterface, config: InterfaceConfig) -> Known:
     except (MimicError, ValueError):
         return Known()
     return known_of(book.filters.values())
+
+
+def _guarded(options: Options) -> tuple[Filter, ...]:
+    """What a guard drops; a tunnel has no port that could be known before it is there."""
+    config = build_config(options)
+    if config.wireguard:
+        names = ", ".join(config.wireguard)
+        told = f"the guard cannot tell what {names} sends: it looks at filters alone"
+        hint = "give its ListenPort as a filter too, local=0.0.0.0:PORT and local=[::]:PORT"
+        if not config.filters:
+            raise InvalidConfigError(told, hint)
+        log.warning("%s; %s if it is not there", told, hint)
+    return config.filters
 
 
 def _check_link(link: Link, config: InterfaceConfig) -> None:

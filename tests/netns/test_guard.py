@@ -10,8 +10,10 @@ from tests.rig.traffic import flow
 PORT, OTHER_PORT = 51820, 51821
 
 
-def guard(host: Host, *arguments: str) -> None:
-    host.namespace.run(command_path("mimicd"), "guard", *arguments, host.interface)
+def guard(host: Host, *arguments: str, check: bool = True) -> str:
+    """What it says."""
+    command = (command_path("mimicd"), "guard", *arguments, host.interface)
+    return host.namespace.run(*command, check=check).stderr
 
 
 def crosses(net: Network, family: int, port: int) -> bool:
@@ -53,3 +55,17 @@ def test_it_stays_while_mimicd_comes_and_goes(direct_network: Network) -> None:
             near.ctl("stop", "eth0", check=True)
             assert not crosses(net, 4, PORT)
         assert not crosses(net, 4, PORT)
+
+
+def test_a_tunnel_whose_port_it_cannot_know_is_said_to_need_a_filter(
+    direct_network: Network,
+) -> None:
+    net = direct_network
+    before = attachments(net.a)
+    refused = guard(net.a, "--wireguard", "wg0", check=False)
+    assert "the guard cannot tell what wg0 sends" in refused
+    assert "Traceback" not in refused
+    assert attachments(net.a) == before
+    told = guard(net.a, "--wireguard", "wg0", "-f", f"remote={net.b.address()}:{PORT}")
+    assert "local=0.0.0.0:PORT" in told
+    assert not crosses(net, 4, PORT)
