@@ -115,7 +115,9 @@ def owned(*paths: Path) -> list[tuple[str, str, str]]:
     ]
 
 
-def traces(names: Sequence[str] = ("mimicd", "mimicctl", "kaminari", "mimic@", "mimic-guard@")) -> list[str]:
+def traces(
+    names: Sequence[str] = ("mimicd", "mimicctl", "kaminari", "mimic@", "mimic-guard@"),
+) -> list[str]:
     """Files, pins and links with one of these in their names, where a package could leave any."""
     found = []
     for top in ("/etc", "/lib/systemd", "/run", "/sys/fs/bpf", "/usr", "/var"):
