@@ -259,7 +259,11 @@ class Client:
 
 
 class _Bus(MessageBus):
-    """The library's connection, without its endless loop when the bus hangs up too early."""
+    """The library's connection, without its endless loop when the bus hangs up too early, and
+    without the socket that it leaves open when there is no bus."""
+
+    _stream: Any = None
+    _sock: Any = None
 
     @property
     def closed(self) -> asyncio.Future[Any]:
@@ -272,9 +276,13 @@ class _Bus(MessageBus):
         else:
             self._user_disconnect = True
             self._finalize(None)  # type: ignore[no-untyped-call]
+        self._close_socket()
+
+    def _close_socket(self) -> None:
         for resource in (self._stream, self._sock):
             try:
-                resource.close()
+                if resource is not None:
+                    resource.close()
             except OSError:
                 continue  # the bus is gone already
 
@@ -282,6 +290,18 @@ class _Bus(MessageBus):
         future: asyncio.Future[Any] = super().send(msg)
         future.add_done_callback(_look_at)
         return future
+
+    def _setup_socket(self) -> None:
+        # Its socket blocks while it connects, and would wait for ever on a bus that hangs.
+        usual_s = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(_CONNECT_TIMEOUT_S)
+        try:
+            super()._setup_socket()  # type: ignore[no-untyped-call]
+        except BaseException:
+            self._close_socket()
+            raise
+        finally:
+            socket.setdefaulttimeout(usual_s)
 
     async def _auth_readline(self) -> str:
         line = b""
@@ -300,9 +320,6 @@ def _look_at(future: asyncio.Future[Any]) -> None:
 
 
 async def _connect(address: str) -> _Bus:
-    # The library connects with a blocking socket, which would wait for ever on a bus that hangs.
-    # This process has no other sockets that a default could harm.
-    socket.setdefaulttimeout(_CONNECT_TIMEOUT_S)
     bus = _Bus(bus_address=address)
     try:
         await bus.connect()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What holds for every test: the order of folders, who may run what, and no silent skip.
+"""What holds for every test: the order of folders, who may run what, no silent skip, no leak.
 
 A test that needs root is skipped for anybody else, with the reason. With CI set in the
 environment every skip is a failure instead: what was not run there was not shown.
 """
 
+import gc
 import os
 from collections.abc import Generator
 
@@ -29,6 +30,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return FOLDERS.index(folder) if folder in FOLDERS else len(FOLDERS)
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    # What is there by now stays; so what a test leaves is found in a few milliseconds.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_teardown() -> Generator[None, None, None]:
+    """What a test leaves open, in a cycle, fails that test and not whichever runs by then."""
+    yield
+    gc.collect()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

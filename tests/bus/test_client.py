@@ -398,8 +398,10 @@ def test_check_needs_no_daemon_and_tells_every_fault_of_every_file(tmp_path: Pat
 
 
 def test_check_without_a_file_reads_those_in_the_configuration_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(names.ADDRESS_VARIABLE, "unix:path=/nonexistent/bus")
+
     def check(interface: str = "") -> None:
         commands = Commands(Request("check", interface), Output(), Unstopped(), tmp_path)
         run(commands.perform())
