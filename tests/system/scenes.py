@@ -165,7 +165,7 @@ def guarded(report: Report, lan: Lan, bare: object) -> None:
     report.check("a reload of a bad file fails and changes nothing", code != 0 and kept, f"{code}")
     write_config(f"filter = {lan.filter}")
     lan.unplug()
-    await_active(GUARD, False)
+    await_end(GUARD)
     lan.plug()
     await_active(GUARD)
     report.check("it comes back with its interface", not crosses(lan, PORT), "")
@@ -187,10 +187,7 @@ def replugged(report: Report, lan: Lan, traffic: Callable[[], Traffic]) -> None:
     report.heading("An interface that goes and comes back")
     lan.stop_peer()
     lan.unplug()
-    gone = ("inactive", "failed")
-    wait_until(
-        lambda: machine.unit_property(INSTANCE, "ActiveState") in gone, WITHIN_S, "the unit ends"
-    )
+    await_end(INSTANCE)
     report.check("the unit ends with its interface", not ctl("list").stdout, "")
     lan.plug()
     await_active(INSTANCE)
@@ -199,6 +196,14 @@ def replugged(report: Report, lan: Lan, traffic: Callable[[], Traffic]) -> None:
     with traffic() as again:
         again.some()
         report.check("disguised as before", again.clean and bool(connections()), again.words)
+
+
+def await_end(unit: str) -> None:
+    """Until it is stopped, and can be started again."""
+    gone = ("inactive", "failed")
+    wait_until(
+        lambda: machine.unit_property(unit, "ActiveState") in gone, WITHIN_S, f"{unit} ends"
+    )
 
 
 def reloaded(report: Report, lan: Lan, traffic: Traffic) -> None:
