@@ -48,7 +48,7 @@ def run(report: Report, package: str) -> None:
         scenes.activated(report)
         scenes.trusted(report)
         scenes.unready(report)
-        scenes.guarded(report, lan, bare)
+        scenes.guarded(report, lan)
         lan.start_peer()
         with Traffic(lan) as traffic:
             scenes.attached(report, lan, traffic)
