@@ -24,18 +24,17 @@ def main() -> int:
     if os.geteuid() != 0 or not Path("/run/systemd/system").is_dir():
         sys.stderr.write("this needs root and a machine that systemd runs\n")
         return 2
-    report = Report()
-    if arguments.rebooted:
-        reboot.look(report, arguments.rebooted)
-        return report.close()
-    if Path("/usr/sbin/mimicd").exists():
+    if not arguments.rebooted and Path("/usr/sbin/mimicd").exists():
         sys.stderr.write("mimicd is installed here, and would be purged: use another machine\n")
         return 2
-    if arguments.reboot:
-        reboot.prepare(report, arguments.package, arguments.reboot)
-        return report.close()
+    report = Report()
     try:
-        run(report, arguments.package)
+        if arguments.rebooted:
+            reboot.look(report, arguments.rebooted)
+        elif arguments.reboot:
+            reboot.prepare(report, arguments.package, arguments.reboot)
+        else:
+            run(report, arguments.package)
     except (CommandError, RigError) as error:
         report.check("every step can be done", False, str(error))
     return report.close()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.demo.report import Report
 from tests.system import machine
 from tests.system.machine import CONFIG, apt, await_active, ctl, do, is_active, systemctl
@@ -14,7 +16,7 @@ _FILTER = "filter = remote=192.0.2.1:51820\n"
 def prepare(report: Report, package: str, interface: str) -> None:
     """Enable an interface that this machine has at boot; nothing is started."""
     report.heading("Before the reboot")
-    apt("install", package)
+    apt("install", str(Path(package).resolve()))
     (CONFIG / f"{interface}.conf").write_text(_FILTER)
     for unit in units_of(interface):
         systemctl("enable", unit)

@@ -202,9 +202,7 @@ def replugged(report: Report, lan: Lan, traffic: Callable[[], Traffic]) -> None:
 def await_end(unit: str) -> None:
     """Until it is stopped, and can be started again."""
     gone = ("inactive", "failed")
-    wait_until(
-        lambda: machine.unit_property(unit, "ActiveState") in gone, WITHIN_S, f"{unit} ends"
-    )
+    wait_until(lambda: machine.unit_property(unit, "ActiveState") in gone, WITHIN_S, f"{unit} ends")
 
 
 def reloaded(report: Report, lan: Lan, traffic: Traffic) -> None:
