@@ -12,6 +12,7 @@ Beside the bus, or instead of it, the varlink socket is served.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -142,7 +143,7 @@ async def _serve(invocation: Invocation) -> int:
                         "there is no socket to be asked at",
                         "stop the other mimicd first; --netns tells network namespaces apart",
                     )
-                notify("READY=1")
+                _ready()
                 await ended
         by = ended.result()
     finally:
@@ -154,6 +155,14 @@ async def _serve(invocation: Invocation) -> int:
         else:
             await supervisor.leave_all()
     return 0
+
+
+def _ready() -> None:
+    """Tell the service manager. What is there by now stays, so no collection looks at it again:
+    full ones are short then, and come often enough that no garbage piles up."""
+    gc.freeze()
+    gc.collect()  # of nothing: how much there is decides when the next full one is due
+    notify("READY=1")
 
 
 async def _check(supervisor: Supervisor, invocation: Invocation) -> int:
@@ -193,7 +202,7 @@ async def _serve_one(supervisor: Supervisor, invocation: Invocation, ended: _End
     unsubscribe = supervisor.subscribe(_EndsWith(invocation.interface, ended))
     try:
         async with socket_of(supervisor, invocation):
-            notify("READY=1")
+            _ready()
             await ended
     finally:
         unsubscribe()
@@ -238,7 +247,7 @@ async def _serve_bus(supervisor: Supervisor, invocation: Invocation, ended: _End
     address = bus_address(invocation.address, os.environ)
     keeper = BusKeeper(supervisor, address, by_bus, bus_name=bus_name(invocation.netns))
     await keeper.start()
-    notify("READY=1")
+    _ready()
     log.info("serving on the bus")
     try:
         async with socket_of(supervisor, invocation, by_varlink):

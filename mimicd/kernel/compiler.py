@@ -5,6 +5,7 @@ LLVM costs 100 MB that a process never gives back, and a second of a fast machin
 lives only as long as it compiles, and compiles only what it has not compiled before.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -137,8 +138,12 @@ def compiler_flags(
 
 def checksum_defines() -> dict[str, int]:
     """Empty where the kernel does not tell; then every checksum is computed whole."""
-    if os.environ.get("MIMICD_NO_BTF"):
-        return {}
+    return {} if os.environ.get("MIMICD_NO_BTF") else dict(_kernel_defines())
+
+
+@functools.cache
+def _kernel_defines() -> Mapping[str, int]:
+    # Once: it walks all types of the kernel, and leaves the heap larger by megabytes each time.
     try:
         defines = btf.skb_defines(btf.VMLINUX.read_bytes())
     except (OSError, ValueError, KeyError):

@@ -6,11 +6,9 @@ import io
 from tests.demo.report import Report
 from tests.netns.soak import soak
 
-CHURN_S = 10.0
-
 
 def test_nothing_leaks_while_interfaces_addresses_and_connections_come_and_go() -> None:
     words = io.StringIO()
     report = Report(words)
-    soak(CHURN_S, report)
+    soak(report)
     assert report.close() == 0, words.getvalue()
