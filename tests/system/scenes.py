@@ -197,6 +197,12 @@ def replugged(report: Report, lan: Lan, traffic: Callable[[], Traffic]) -> None:
     with traffic() as again:
         again.some()
         report.check("disguised as before", again.clean and bool(connections()), again.words)
+    systemctl("stop", INSTANCE)
+    seen = ctl("list").stdout
+    report.check(
+        "stopping its unit stops it, and not the daemon", not seen and main_pid() > 0, seen
+    )
+    systemctl("start", INSTANCE)
 
 
 def await_end(unit: str) -> None:
