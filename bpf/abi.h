@@ -63,7 +63,10 @@ struct filter_value {
 
 #define PADDING_RANDOM 255
 
-enum rule_flag { RULE_MAX_WINDOW = 1 };
+enum rule_flag {
+	RULE_MAX_WINDOW = 1,
+	RULE_STRICT = 2 /* what comes in as plain UDP is dropped */
+};
 
 /* The settings of one filter; index in the map rules. 0 is never used. */
 struct rule {
@@ -163,7 +166,8 @@ struct half_open {
 
 enum config_flag {
 	CONFIG_TRACE = 1,
-	CONFIG_KEEP_TAIL = 2 /* what is behind a datagram is left to the IP layer to trim */
+	CONFIG_KEEP_TAIL = 2, /* what is behind a datagram is left to the IP layer to trim */
+	CONFIG_STRICT = 4     /* some rule is strict */
 };
 
 struct config {
@@ -268,6 +272,9 @@ enum counter {
 	DROP_RX_MAP_FULL,
 	DROP_RX_REWRITE,
 	COUNT_TRACE_LOST, /* segments that a full ring kept from being told; they went on */
+	/* datagrams of strict filters that were not disguised */
+	DROP_PLAIN, /* on the way out: the guard's */
+	DROP_RX_PLAIN,
 	COUNTERS
 };
 

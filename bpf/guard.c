@@ -18,5 +18,8 @@ int mimic_guard(struct __sk_buff *skb)
 	if (parse_packet(data, end, 0, IPPROTO_UDP, &p))
 		return TC_ACT_UNSPEC;
 	flow_of_sent(&flow, &p);
-	return find_rule(&flow, p.v6) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	if (!find_rule(&flow, p.v6))
+		return TC_ACT_UNSPEC;
+	count(DROP_PLAIN);
+	return TC_ACT_SHOT;
 }

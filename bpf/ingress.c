@@ -298,6 +298,26 @@ static __always_inline int apply_receive(frame *f, struct config *cfg,
 	return reply(f, p, &v->control, cfg, v->syn_wscale, l2);
 }
 
+/* Plain UDP: to a strict filter it comes from who does not disguise it, or who forges it. */
+static __always_inline int receive_plain(frame *f, const struct config *cfg, struct packet *p,
+					 struct flow_key *flow)
+{
+	struct rule *rule;
+	__be16 ports[2];
+
+	/* a later fragment tells no ports, and what is in the hop is on its way out */
+	if (p->protocol != IPPROTO_UDP || p->fragment == LATER_FRAGMENT ||
+	    frame_has_link(f, cfg->ifindex) || frame_load(f, p->l4, ports, sizeof(ports)))
+		return FRAME_PASS;
+	p->source = ports[0];
+	p->dest = ports[1];
+	flow_of_received(flow, p);
+	rule = rule_get(find_rule(flow, p->v6));
+	if (!rule || !(rule->flags & RULE_STRICT))
+		return FRAME_PASS;
+	return receive_dropped(DROP_RX_PLAIN);
+}
+
 static __always_inline int receive(frame *f)
 {
 	struct config *cfg = config_get();
@@ -328,7 +348,7 @@ static __always_inline int receive(frame *f)
 	__builtin_memset(s, 0, sizeof(*s));
 	if (parse_packet((void *)(long)f->data, (void *)(long)f->data_end,
 			 frame_has_link(f, cfg->ifindex), IPPROTO_TCP, p))
-		return FRAME_PASS;
+		return cfg->flags & CONFIG_STRICT ? receive_plain(f, cfg, p, &flow) : FRAME_PASS;
 	flow_of_received(&flow, p);
 	c = conns.lookup(&flow);
 	number = c ? c->rule : find_rule(&flow, p->v6);

@@ -87,15 +87,37 @@ static __always_inline void offload_read(struct __sk_buff *skb, const struct con
 }
 
 /*
+ * Kernels before 6.2 look for the place of the checksum before they pull, so that they find
+ * out only at the next time that it is gone.
+ */
+#ifdef SHRINK_TWICE
+#define SHRINK_AGAIN_BYTES 2
+#else
+#define SHRINK_AGAIN_BYTES 0
+#endif
+
+static __always_inline int room_shrink(struct __sk_buff *skb, u32 span)
+{
+	int failed = bpf_skb_adjust_room(skb, -(s32)span, BPF_ADJ_ROOM_NET,
+					 BPF_F_ADJ_ROOM_NO_CSUM_RESET);
+
+	if (failed || !SHRINK_AGAIN_BYTES)
+		return failed;
+	return bpf_skb_adjust_room(skb, -SHRINK_AGAIN_BYTES, BPF_ADJ_ROOM_NET,
+				   BPF_F_ADJ_ROOM_NO_CSUM_RESET);
+}
+
+/*
  * CHECKSUM_PARTIAL becomes CHECKSUM_NONE: pulling the head past csum_start makes the
  * kernel drop the request (since 6.2 and its stable siblings). What lies between the
  * fixed IP header and `base + span` is garbage afterwards; the frame keeps its length.
  */
 static __always_inline int finish_offload(struct __sk_buff *skb, u32 span)
 {
-	if (bpf_skb_adjust_room(skb, -(s32)span, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+	if (room_shrink(skb, span))
 		return -1;
-	return bpf_skb_adjust_room(skb, span, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_NO_CSUM_RESET);
+	return bpf_skb_adjust_room(skb, span + SHRINK_AGAIN_BYTES, BPF_ADJ_ROOM_NET,
+				   BPF_F_ADJ_ROOM_NO_CSUM_RESET);
 }
 
 static __always_inline u32 ip_base(const struct packet *p)
@@ -238,11 +260,10 @@ static __always_inline int finish_and_resize(struct __sk_buff *skb, const struct
 		return -1;
 	/* a short one grows first: the kernel leaves no less than the IP header */
 	if (skb->len < ip_base(p) + 2 * span) {
-		if (bpf_skb_change_tail(skb, size + span, 0) ||
-		    bpf_skb_adjust_room(skb, -(s32)span, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+		if (bpf_skb_change_tail(skb, size + span + SHRINK_AGAIN_BYTES, 0) ||
+		    room_shrink(skb, span))
 			return -1;
-	} else if (bpf_skb_adjust_room(skb, -(s32)span, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_NO_CSUM_RESET) ||
-		   bpf_skb_change_tail(skb, size, 0)) {
+	} else if (room_shrink(skb, span) || bpf_skb_change_tail(skb, size, 0)) {
 		return -1;
 	}
 	return options_move(skb, p, options, 1);

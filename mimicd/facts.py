@@ -29,7 +29,6 @@ _SYSCTLS = (
     *("bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"),
 )
 _UAPI = Path("/usr/include/linux/bpf.h")
-_LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _ANSWER_S = 3.0
 _NFT_S = 10.0
 _LOOPBACK = 772  # ARPHRD_LOOPBACK
@@ -53,7 +52,7 @@ async def check(
         missing_capabilities=_missing_capabilities(),
         bpf_refused=_bpf_refused(),
         has_btf=btf.VMLINUX.exists(),
-        reads_kernel=not _is_locked_down() and not _lacks("CAP_PERFMON"),
+        reads_kernel=bpf.reads_kernel(),
         bpffs=str(bpffs.SYSTEM) if bpffs.is_bpffs(bpffs.SYSTEM) else "",
         missing_packages=_missing_packages(),
         link=await _link_facts(net, interface, running),
@@ -92,13 +91,6 @@ def _bpf_refused() -> str:
     except OSError as error:
         return error.strerror or errno.errorcode.get(error.errno or 0, "refused")
     return ""
-
-
-def _is_locked_down() -> bool:
-    try:
-        return "[confidentiality]" in _LOCKDOWN.read_text()
-    except OSError:
-        return False
 
 
 def _missing_packages() -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from mimicd.core.errors import (
 )
 from mimicd.core.model import Filter, InterfaceConfig
 from mimicd.core.names import Change, Names
-from mimicd.core.sources import Known, gather_filters, hosts_of
+from mimicd.core.sources import Known, gather_filters, guarded_filters, hosts_of
 from mimicd.core.wireguard import Tunnel, mtu_bytes
 from mimicd.instance import Instance
 from mimicd.kernel.netlink import Link, Netlink
@@ -62,6 +62,15 @@ class Follower:
     def filters(self, config: InterfaceConfig) -> list[Filter]:
         """Of a configuration that was prepared, as things stand."""
         return gather_filters(config, self._names.addresses, self._tunnels)
+
+    def guarded(self, config: InterfaceConfig) -> list[Filter]:
+        """What is to be kept from leaving undisguised, also before names are known."""
+        return guarded_filters(config, self._tunnels)
+
+    async def read_tunnels(self, config: InterfaceConfig) -> None:
+        """What `guarded` needs. Raises InvalidConfigError for what is no WireGuard interface."""
+        for name in config.wireguard:
+            await self._read_tunnel(name, at_first=True, strict=True)
 
     @property
     def known(self) -> Known:

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Protocol
 
 from mimicd.core import abi
-from mimicd.core.abi import ConnEntry, Event, EventType, Operation, Reason, TracedSegment
+from mimicd.core.abi import (
+    ConfigFlag,
+    ConnEntry,
+    Event,
+    EventType,
+    Operation,
+    Reason,
+    TracedSegment,
+)
 from mimicd.core.connection import Connection, InterfaceView, State
 from mimicd.core.errors import FailedError
 from mimicd.core.filter_tables import NO_TABLES, Address, FilterTables, build_tables, decode_tables
@@ -26,6 +34,7 @@ from mimicd.core.preflight import largest_payload
 from mimicd.core.rules import RuleBook
 from mimicd.core.settings import show_filter, shown_texts
 from mimicd.core.shortages import RING_FULL, Shortages
+from mimicd.core.sources import strict_filters
 from mimicd.kernel.dataplane import RING_BYTES, DataPlane
 from mimicd.kernel.netlink import Link, Netlink
 from mimicd.kernel.packet_socket import PacketSocket
@@ -94,6 +103,8 @@ class Instance:
         self.started_at = time.time()
         self.on_failure: Callable[[Filter], None] = lambda filter_: None
         """Told the filter of a connection that its peer does not answer, or ended."""
+        self.guarded: Callable[[], int] = lambda: 0
+        """How many datagrams the guard of its strict filters has dropped."""
         self._net = net
         self._on_log = on_log
         self._on_change = on_change
@@ -282,6 +293,7 @@ class Instance:
                 self.plane.rules.update(_index(number), value)
         self._rule_values = values
         self._write_tables(tables)
+        self.plane.set_flag(ConfigFlag.STRICT, bool(strict_filters(book.filters.values())))
 
     async def refresh_addresses(self) -> None:
         """Wildcards follow the interface's addresses."""
@@ -498,8 +510,9 @@ class Instance:
 
     def counters(self) -> dict[str, int]:
         """Those that are not zero."""
-        values = zip(abi.COUNTERS, self.plane.count(), strict=True)
-        return {name: value for name, value in values if value}
+        values = dict(zip(abi.COUNTERS, self.plane.count(), strict=True))
+        values["drop-plain"] += self.guarded()
+        return {name: value for name, value in values.items() if value}
 
     def max_payload(self) -> int:
         """The largest datagram that fits the MTU of every filter, in bytes."""

@@ -2,9 +2,11 @@
 """All interfaces of this daemon: the manager that the bus, and whoever else, talks to."""
 
 import asyncio
+import contextlib
 import logging
+import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,9 @@ from mimicd.core.part import WHOLE, Part
 from mimicd.core.preflight import WIREGUARD_BYTES, Line
 from mimicd.core.rules import RuleBook
 from mimicd.core.settings import build_config, config_texts
-from mimicd.core.sources import Known, known_of
+from mimicd.core.sources import Known, guarded_filters, known_of, strict_filters
 from mimicd.core.values import parse_verbosity
+from mimicd.core.wireguard import Tunnel
 from mimicd.follower import Follower
 from mimicd.instance import Instance
 from mimicd.kernel import bpffs
@@ -38,6 +41,7 @@ from mimicd.kernel.netlink import Link, Netlink
 from mimicd.logs import ERROR, INFO, WARNING
 from mimicd.predecessor import adopt, clear_away, clear_leftovers
 from mimicd.state import Phase, SavedInterface
+from mimicd.strict import StrictGuards
 from mimicd.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -54,6 +58,7 @@ class Supervisor:
     def __init__(self) -> None:
         self._folder = state.state_folder()
         self._net = Netlink()
+        self._strict = StrictGuards(self._net)
         self._root: Path | None = None
         self._instances: dict[str, Instance] = {}
         self._followers: dict[Instance, Follower] = {}
@@ -85,14 +90,23 @@ class Supervisor:
 
     async def guard(self, interface: str, options: Options, on: bool) -> None:
         """Put the guard of an interface on, or take it off; needs no `open`. Raises MimicError."""
-        filters = _guarded(options) if on else ()
+        config = build_config(options) if on else InterfaceConfig()
         await self._net.open()
         try:
             link = await self._net.link(interface)
-            if on:
-                await attach_guard(self._net, link, filters)
-            else:
+            if not on:
                 await remove_guard(self._net, link)
+                return
+            follower = Follower(self._net, interface, self._log, Known())
+            await follower.read_tunnels(config)
+            filters = follower.guarded(config)
+            if not filters:
+                raise FailedError(
+                    f"nothing can be guarded on {interface}: no WireGuard interface tells its port",
+                    "give a filter for its port, such as local=0.0.0.0:51820",
+                )
+            counters = await attach_guard(self._net, link, filters, config.link_type)
+            os.close(counters.fd)
         finally:
             await self._net.close()
 
@@ -131,6 +145,7 @@ class Supervisor:
             self._looking.cancel()
         if self._changes is not None:
             self._changes.close()
+        self._strict.close()
         await self._net.close()
         if self._root is not None:
             bpffs.leave(self._root, self._folder)
@@ -158,6 +173,9 @@ class Supervisor:
             waiting = self._waiting.get(interface)
             if waiting is not None:
                 self._wait_no_more(interface)
+                with contextlib.suppress(NoSuchInterfaceError):
+                    link = await self._net.link(interface)
+                    await self._uncover(link, waiting.config, waiting.known.tunnels)
                 self._removed(interface, waiting.config)
             else:
                 await self._stop(self._running(interface))
@@ -176,6 +194,7 @@ class Supervisor:
             try:
                 book = instance.book.renumbered(await follower.prepare(config))
                 await instance.reload(config, book)
+                await self._cover(instance.link, config, follower)
             finally:
                 follower.settle()
             self._save(instance)
@@ -300,19 +319,23 @@ class Supervisor:
         `known`: it is run again; what its names stand for may be found out only through it.
         """
         link = await self._net.link(name)
-        _check_link(link, config)
         follower = Follower(self._net, name, self._log, known or Known())
-        filters = await follower.prepare(config, strict=known is None)
-        book = RuleBook({}).renumbered(filters)
         key = str(link.ifindex)
         self._claim(name, key)
         try:
+            makes_clsact = not await self._net.has_clsact(link.ifindex)
+            makes_clsact = makes_clsact or await self._strict.is_on(link)
+            # whatever comes of it, from here on nothing strict leaves as it is
+            await self._cover(link, config, follower)
+            _check_link(link, config)
+            filters = await follower.prepare(config, strict=known is None)
+            book = RuleBook({}).renumbered(filters)
+            await self._cover(link, config, follower)
             # Another process that left may have taken the empty folders with it.
             self._root = bpffs.pin_root(self._folder)
             if self._root is not None and link.ifindex in bpffs.pinned_interfaces(self._root):
                 await clear_leftovers(self._net, self._root, link.ifindex)
                 link = await self._net.link_by_index(link.ifindex)
-            makes_clsact = not await self._net.has_clsact(link.ifindex)
             self._write(
                 SavedInterface(
                     name=name,
@@ -329,16 +352,38 @@ class Supervisor:
                 self._net, link, config, book, self._root, self._log, self._tell_connection
             )
         except BaseException:
+            if known is None and strict_filters(follower.guarded(config)):
+                words = "its strict filters let nothing out as long as it does not run"
+                self._log(name, WARNING, f"{words}; `mimicd guard --off {name}` ends that")
             state.remove(self._folder, key)
             self._release(key)
             raise
         instance.started_at = started_at
+        instance.plane.made_clsact |= makes_clsact
         self._add(instance, follower)
+
+    async def _cover(self, link: Link, config: InterfaceConfig, follower: Follower) -> None:
+        """Raises MimicError where it has strict filters and cannot be guarded."""
+        filters = strict_filters(follower.guarded(config))
+        if filters and not link.link_type and config.link_type == "auto":
+            return  # it cannot run either
+        await self._strict.cover(link, filters, config.link_type)
+
+    async def _uncover(
+        self, link: Link, config: InterfaceConfig, tunnels: Mapping[str, Tunnel]
+    ) -> None:
+        """It is to be stopped: only what is always strict stays."""
+        wanted = strict_filters(guarded_filters(config, tunnels), stopped=True)
+        try:
+            await self._strict.cover(link, wanted, config.link_type)
+        except MimicError as error:
+            self._log(link.name, ERROR, f"its guard cannot be changed: {error}")
 
     def _add(self, instance: Instance, follower: Follower) -> None:
         name = instance.name
         self._instances[name] = instance
         self._followers[instance] = follower
+        instance.guarded = lambda: self._strict.dropped(instance.link.ifindex)
         self._save(instance)
         self._wait_no_more(name)
         view = instance.view()
@@ -367,7 +412,9 @@ class Supervisor:
         del self._instances[name]
         self._save(instance, Phase.STOPPING)
         try:
-            await self._followers.pop(instance).close(restore=True)
+            follower = self._followers.pop(instance)
+            await follower.close(restore=True)
+            await self._uncover(instance.link, instance.config, follower.known.tunnels)
             await instance.stop()
         finally:
             state.remove(self._folder, key)
@@ -426,6 +473,7 @@ class Supervisor:
                 )
                 if instance.name != saved.name:
                     self._log(instance.name, WARNING, f"it was called {saved.name} before")
+                await self._guard_again(instance)
                 await self._repair(instance)
                 return
         if saved.ifindex:
@@ -557,16 +605,26 @@ class Supervisor:
             follower = self._followers.get(instance)
             if follower is None:
                 return
+            await self._guard_again(instance)
             book = instance.book.renumbered(follower.filters(instance.config))
             if book != instance.book:
                 await instance.reload(instance.config, book)
                 self._tell_added(instance.view())
             self._save(instance)
 
+    async def _guard_again(self, instance: Instance) -> None:
+        """What its guard is to know has changed, or is not known to this process."""
+        try:
+            await self._cover(instance.link, instance.config, self._followers[instance])
+        except MimicError as error:
+            self._log(instance.name, ERROR, f"its strict filters cannot be guarded: {error}")
+
     async def _repair(self, instance: Instance) -> None:
         """Put back what somebody removed."""
         try:
             repaired = await instance.plane.repair(instance.link)
+            if await self._strict.repair(instance.link):
+                repaired.append("the guard of its strict filters")
         except (MimicError, OSError) as error:
             if str(error) != instance.trouble:
                 self._log(instance.name, ERROR, f"what was removed cannot be put back: {error}")
@@ -585,6 +643,7 @@ class Supervisor:
         del self._instances[name]
         follower = self._followers.pop(instance)
         self._wait_for(name, instance.config, instance.started_at, follower.known)
+        self._strict.forget(instance.link.ifindex)
         try:
             await follower.close(restore=True)
             await instance.stop()
@@ -651,19 +710,6 @@ def _known_of(saved: SavedInterface, config: InterfaceConfig) -> Known:
     except (MimicError, ValueError):
         return Known()
     return known_of(book.filters.values())
-
-
-def _guarded(options: Options) -> tuple[Filter, ...]:
-    """What a guard drops; a tunnel has no port that could be known before it is there."""
-    config = build_config(options)
-    if config.wireguard:
-        names = ", ".join(config.wireguard)
-        told = f"the guard cannot tell what {names} sends: it looks at filters alone"
-        hint = "give its ListenPort as a filter too, local=0.0.0.0:PORT and local=[::]:PORT"
-        if not config.filters:
-            raise InvalidConfigError(told, hint)
-        log.warning("%s; %s if it is not there", told, hint)
-    return config.filters
 
 
 def _check_link(link: Link, config: InterfaceConfig) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from mimicd.core.connection import Role, State
-from mimicd.core.model import PADDING_RANDOM, FlowSettings, Origin
+from mimicd.core.model import PADDING_RANDOM, FlowSettings, Origin, Strict
 
 VERSION = 2
 MAX_CONNECTIONS = 65536
@@ -73,6 +73,8 @@ COUNTERS = (
     "drop-rx-map-full",
     "drop-rx-rewrite",
     "trace-lost",
+    "drop-plain",
+    "drop-rx-plain",
 )
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
@@ -165,12 +167,14 @@ def decode_port_classes(raw: bytes) -> tuple[Sequence[int], Sequence[int]]:
 # struct rule: handshake interval, retry; keepalive time, interval, retry, stale; padding flags
 _RULE = struct.Struct("=6HBBH")
 _PADDING_RANDOM = 255
-_RULE_MAX_WINDOW = 1
+_RULE_MAX_WINDOW, _RULE_STRICT = 1, 2
 
 
 def encode_rule(flow: FlowSettings) -> bytes:
     """One value of the map rules."""
     handshake, keepalive = flow.handshake, flow.keepalive
+    flags = _RULE_MAX_WINDOW if flow.max_window else 0
+    flags |= 0 if flow.strict is Strict.NO else _RULE_STRICT
     return _RULE.pack(
         handshake.interval_s,
         handshake.retry,
@@ -179,7 +183,7 @@ def encode_rule(flow: FlowSettings) -> bytes:
         keepalive.retry,
         keepalive.stale_s,
         _PADDING_RANDOM if flow.padding == PADDING_RANDOM else flow.padding,
-        _RULE_MAX_WINDOW if flow.max_window else 0,
+        flags,
         0,
     )
 
@@ -340,6 +344,7 @@ class ConfigFlag(enum.IntFlag):
 
     TRACE = 1
     KEEP_TAIL = 2
+    STRICT = 4
 
 
 class EventType(enum.IntEnum):

@@ -60,6 +60,16 @@ class Keepalive:
     """Seconds without data from the peer before the connection is forgotten; 0 = never."""
 
 
+class Strict(enum.Enum):
+    """Whether plain UDP of a filter's flows is dropped, and how long."""
+
+    NO = "false"
+    RUNNING = "true"
+    """From the first attempt to run it until it is stopped."""
+    ALWAYS = "always"
+    """Also after it was stopped."""
+
+
 @dataclass(frozen=True, slots=True)
 class FlowSettings:
     """How the connections of one filter behave."""
@@ -69,6 +79,7 @@ class FlowSettings:
     padding: int = 0
     """Bytes before the datagram, 0..16, or PADDING_RANDOM."""
     max_window: bool = False
+    strict: Strict = Strict.NO
 
 
 @dataclass(frozen=True, slots=True)

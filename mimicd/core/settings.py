@@ -208,6 +208,21 @@ SETTINGS: tuple[Setting[Any], ...] = (
         field="max_window",
     ),
     Setting(
+        key="strict",
+        parse=values.parse_strict,
+        format=values.format_strict,
+        default=_DEFAULT_FLOW.strict,
+        flags=(Flag("", "--strict", "drop plain UDP of the flow: true, false or always"),),
+        metavar="WHEN",
+        help="Whether UDP of the flow that is not disguised is dropped, on the way in and out, and"
+        " not passed: false; true, from the first attempt to run the interface until it is stopped,"
+        " whatever becomes of mimicd meanwhile; or always, after it was stopped too, until"
+        " `mimicd guard --off`.",
+        per_filter=True,
+        field="strict",
+        choices=("true", "false", "always"),
+    ),
+    Setting(
         key="wireguard",
         parse=values.parse_interface,
         format=str,

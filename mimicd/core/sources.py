@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 
-from mimicd.core.model import Filter, InterfaceConfig, Origin
+from mimicd.core.model import Filter, InterfaceConfig, Origin, Strict
 from mimicd.core.wireguard import Tunnel, filters_of
 
 Address = IPv4Address | IPv6Address
@@ -14,6 +14,20 @@ Address = IPv4Address | IPv6Address
 def hosts_of(config: InterfaceConfig) -> list[str]:
     """Names that have to be resolved, each once."""
     return list(dict.fromkeys(one.host for one in config.filters if one.address is None))
+
+
+def guarded_filters(config: InterfaceConfig, tunnels: Mapping[str, Tunnel]) -> list[Filter]:
+    """What a guard is to know of: names that need no addresses, and tunnels as they are."""
+    found = list(config.filters)
+    for name in config.wireguard:
+        found += filters_of(name, tunnels.get(name, Tunnel()), config.flow)
+    return found
+
+
+def strict_filters(filters: Iterable[Filter], stopped: bool = False) -> list[Filter]:
+    """Those of which no plain UDP leaves while the interface runs, or after it was stopped."""
+    wanted = {Strict.ALWAYS} if stopped else {Strict.RUNNING, Strict.ALWAYS}
+    return [one for one in filters if one.settings.strict in wanted]
 
 
 def gather_filters(

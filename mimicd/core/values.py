@@ -12,7 +12,14 @@ import re
 from collections.abc import Callable, Iterable
 
 from mimicd.core.errors import InvalidConfigError, Problem, quote
-from mimicd.core.model import PADDING_MAX, PADDING_RANDOM, TIMER_MAX, Handshake, Keepalive
+from mimicd.core.model import (
+    PADDING_MAX,
+    PADDING_RANDOM,
+    TIMER_MAX,
+    Handshake,
+    Keepalive,
+    Strict,
+)
 
 LEVELS = ("error", "warn", "info", "debug", "trace")
 """Log levels by number."""
@@ -111,6 +118,21 @@ def parse_boolean(text: str, fallback: bool) -> bool:
 
 def format_boolean(value: bool) -> str:
     return "true" if value else "false"
+
+
+def parse_strict(text: str, fallback: Strict) -> Strict:
+    """Read true, false (and what else means these) or always."""
+    del fallback
+    if text == Strict.ALWAYS.value:
+        return Strict.ALWAYS
+    try:
+        return Strict.RUNNING if parse_boolean(text, False) else Strict.NO
+    except InvalidConfigError:
+        raise InvalidConfigError(f"{quote(text)} is neither true, false nor always") from None
+
+
+def format_strict(value: Strict) -> str:
+    return value.value
 
 
 def parse_verbosity(text: str, fallback: int) -> int:

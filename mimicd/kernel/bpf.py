@@ -12,6 +12,7 @@ import errno
 import os
 import platform
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ _PROG_LOAD = struct.Struct("=IIQQIIQ4xI16s")
 # batch.in_batch out_batch keys values count map_fd
 _BATCH = struct.Struct("=QQQQII")
 
+_SCHED_CLS, _PROBE_READ_KERNEL = 3, 113  # enum bpf_prog_type, bpf_func_id
 _XDP, _XDP_HAS_FRAGS = 6, 1 << 5  # enum bpf_prog_type, BPF_F_XDP_HAS_FRAGS
 XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
@@ -98,6 +100,11 @@ class Map:
         except FileNotFoundError:
             return None
         return self._value.raw
+
+    def summed(self, index: int) -> int:
+        """One counter of a per-CPU array, over all CPUs; 0 where there is none."""
+        raw = self.lookup(index.to_bytes(4, sys.byteorder)) or b""
+        return sum(int.from_bytes(raw[at : at + 8], sys.byteorder) for at in range(0, len(raw), 8))
 
     def update(self, key: bytes, value: bytes) -> None:
         """Write one value."""
@@ -169,12 +176,40 @@ def _split(buffer: "ctypes.Array[ctypes.c_char]", size: int, count: int) -> list
     return [raw[at : at + size].tobytes() for at in range(0, size * count, size)]
 
 
+def possible_cpus() -> int:
+    """The kernel keeps one per-CPU value for each CPU that could ever come."""
+    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return int(text.replace(",", "-").rsplit("-", 1)[-1]) + 1
+
+
 def probe() -> None:
     """Make and drop the smallest map. Raises OSError where bpf(2) is refused to us."""
     array, key_bytes, value_bytes, entries = 2, 4, 4, 1
     os.close(
         _bpf(_Command.MAP_CREATE, struct.pack("=IIII", array, key_bytes, value_bytes, entries))
     )
+
+
+def reads_kernel() -> bool:
+    """Whether a program of ours may call bpf_probe_read_kernel(): neither lockdown for
+    confidentiality nor a lack of CAP_PERFMON forbids it."""
+    code = b"".join(
+        struct.pack("=BBhi", *one)
+        for one in (
+            (0xBF, 0xA1, 0, 0),  # r1 = r10
+            (0x07, 0x01, 0, -8),  # r1 += -8
+            (0xB7, 0x02, 0, 8),  # r2 = 8
+            (0xB7, 0x03, 0, 0),  # r3 = 0
+            (0x85, 0, 0, _PROBE_READ_KERNEL),
+            (0xB7, 0x00, 0, 0),  # r0 = 0
+            (0x95, 0, 0, 0),
+        )
+    )
+    try:
+        os.close(load_program(_SCHED_CLS, code, "reads_kernel"))
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ lives only as long as it compiles, and compiles only what it has not compiled be
 import functools
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -38,6 +40,8 @@ _BUFFERS = ("hold_buffers", "send_buffers", "receive_buffers")
 _LOCKED = {"conns"}
 
 _TIMEOUT_S = 60
+# bpf_skb_adjust_room() drops a checksum request as soon as its place is gone
+_ADJUST_ROOM_FIXED = (6, 2)
 _SKB_SPAN_MAX = 256
 _EXIT_MISSING = 3
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +65,7 @@ def compile_programs(
             "mimicd needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root, and a container or"
             " service that lets it use bpf(2)",
         ) from error
-    defines = checksum_defines()
+    defines = kernel_defines()
     source, flags = joined_source(receive_on), compiler_flags(link_bytes, defines, receive_on)
     key = cache_key(source, *(text for _, text in _headers()), *flags)
     kept = read_object(key)
@@ -136,13 +140,31 @@ def compiler_flags(
     return [*flags, f"-I{bpf_directory()}", "-fno-strict-aliasing", "-Wno-unused-function"]
 
 
+def kernel_defines() -> dict[str, int]:
+    """What the programs are to know of this kernel.
+
+    Two variables of the environment make it older than it is, for tests: MIMICD_NO_BTF, and
+    MIMICD_OLD_ADJUST_ROOM.
+    """
+    defines = checksum_defines()
+    old = _release() < _ADJUST_ROOM_FIXED or bool(os.environ.get("MIMICD_OLD_ADJUST_ROOM"))
+    return {**defines, "SHRINK_TWICE": 1} if old else defines
+
+
+def _release() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
+
+
 def checksum_defines() -> dict[str, int]:
-    """Empty where the kernel does not tell; then every checksum is computed whole."""
-    return {} if os.environ.get("MIMICD_NO_BTF") else dict(_kernel_defines())
+    """Empty where the kernel does not tell, or forbids to ask; then every checksum is computed
+    whole."""
+    if os.environ.get("MIMICD_NO_BTF") or not bpf.reads_kernel():
+        return {}
+    return dict(_skb_defines())
 
 
 @functools.cache
-def _kernel_defines() -> Mapping[str, int]:
+def _skb_defines() -> Mapping[str, int]:
     # Once: it walks all types of the kernel, and leaves the heap larger by megabytes each time.
     try:
         defines = btf.skb_defines(btf.VMLINUX.read_bytes())

@@ -190,7 +190,7 @@ class DataPlane:
     ) -> "DataPlane":
         sizes = dict(_KEY_AND_VALUE_BYTES)
         # a look-up in a per-CPU map gives the values of all of them
-        sizes["counters"] = (4, 8 * _possible_cpus())
+        sizes["counters"] = (4, 8 * bpf.possible_cpus())
         maps = {name: Map(fds[name], *sizes[name]) for name in sizes}
         return cls(
             ifindex=ifindex,
@@ -326,8 +326,7 @@ class DataPlane:
 
     def counter(self, index: int) -> int:
         """One counter, summed over the CPUs."""
-        raw = self.counters.lookup(index.to_bytes(4, "little")) or b""
-        return sum(int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8))
+        return self.counters.summed(index)
 
 
 async def _compile(link_type: str, xdp_mode: str) -> dict[str, int]:
@@ -424,9 +423,3 @@ def _close_all(fds: dict[str, int]) -> None:
     while fds:
         _, fd = fds.popitem()
         os.close(fd)
-
-
-def _possible_cpus() -> int:
-    """The kernel keeps one per-CPU value for each CPU that could ever come."""
-    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
-    return int(text.replace(",", "-").rsplit("-", 1)[-1]) + 1

@@ -24,6 +24,7 @@ T = TypeVar("T")
 # Ours alone: filters are found and removed by these two together.
 TC_PRIORITY = 109
 GUARD_PRIORITY = 119
+STRICT_PRIORITY = 120
 TC_HANDLE = 0x6D696D63
 
 _TC_H_CLSACT = 0xFFFF0000
@@ -291,13 +292,15 @@ class Netlink:
 
         await self._run(add)
 
-    async def has_filter(self, ifindex: int, parent: int, name: str) -> bool:
+    async def has_filter(
+        self, ifindex: int, parent: int, name: str, priority: int = TC_PRIORITY
+    ) -> bool:
         """Whether ours is attached there, under the name that we gave it."""
 
         def look() -> bool:
             return any(
                 message["handle"] == TC_HANDLE
-                and message["info"] >> 16 == TC_PRIORITY
+                and message["info"] >> 16 == priority
                 and _name_of(message) == name
                 for message in self._ipr.get_filters(index=ifindex, parent=parent)
             )

@@ -34,6 +34,7 @@ BUILDS = {
     "xdp": Build(),
     "tc": Build(receive_on="tc"),
     "whole sums": Build(with_btf=False),
+    "whole sums, old kernel": Build(with_btf=False, old_adjust_room=True),
     "no link header": Build(link_bytes=0),
     "no link header, tc": Build(link_bytes=0, receive_on="tc"),
 }
@@ -64,7 +65,7 @@ def plane(request: pytest.FixtureRequest, open_build: Callable[[str], Plane]) ->
     return open_build(request.param)
 
 
-@pytest.fixture(params=["xdp", "whole sums"])
+@pytest.fixture(params=["xdp", "whole sums", "whole sums, old kernel"])
 def sending_plane(request: pytest.FixtureRequest, open_build: Callable[[str], Plane]) -> Plane:
     """Where the kernel tells how it left a checksum, and where it does not."""
     return open_build(request.param)

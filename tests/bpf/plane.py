@@ -26,7 +26,7 @@ from mimicd.core.abi import ConnEntry, Event
 from mimicd.core.filter_tables import NO_TABLES, build_tables
 from mimicd.core.model import Filter, FlowSettings
 from mimicd.kernel import compiler, dataplane
-from mimicd.kernel.bpf import Map, ProgramRun, run_once
+from mimicd.kernel.bpf import Map, ProgramRun, possible_cpus, run_once
 from mimicd.kernel.ring import Ring
 from tests.rig.segment import decode_packet
 
@@ -99,7 +99,7 @@ class Plane:
         self._inside = inside
         self._on_xdp = on_xdp
         sizes = dict(dataplane._KEY_AND_VALUE_BYTES)
-        sizes["counters"] = (4, 8 * dataplane._possible_cpus())
+        sizes["counters"] = (4, 8 * possible_cpus())
         sizes["half_opens"] = (abi.FLOW_KEY.size, _HALF_OPEN_BYTES)
         self.maps = {name: Map(fds[name], *size) for name, size in sizes.items()}
         self._ring = Ring(fds["ring"], dataplane.RING_BYTES)
@@ -128,13 +128,13 @@ class Plane:
         self.counted()
         self.forget_clones()
 
-    def configure(self, mtu_bytes: int = MTU_BYTES, hop_ifindex: int = 0) -> None:
+    def configure(self, mtu_bytes: int = MTU_BYTES, hop_ifindex: int = 0, flags: int = 0) -> None:
         """The interface as the programs see it; forgets when the last RST was sent."""
         config = abi.Config(
             ifindex=LOOPBACK_IFINDEX,
             hop_ifindex=hop_ifindex,
             mtu_bytes=mtu_bytes,
-            flags=0,
+            flags=flags,
             resend_mark=RESEND_MARK,
             command_mark=COMMAND_MARK,
             deliver_mark=DELIVER_MARK,
@@ -297,6 +297,8 @@ class Build:
     with_btf: bool = True
     """Without it every checksum is computed whole, as for unfinished ones."""
     receive_on: str = "xdp"
+    old_adjust_room: bool = False
+    """As kernels before 6.2 need it."""
 
     def compile(self, inside: ThreadPoolExecutor, cache: Path) -> Plane:
         """`cache`: the folder for what is compiled."""
@@ -304,5 +306,7 @@ class Build:
             patch.setenv("CACHE_DIRECTORY", str(cache))
             if not self.with_btf:
                 patch.setenv("MIMICD_NO_BTF", "1")
+            if self.old_adjust_room:
+                patch.setenv("MIMICD_OLD_ADJUST_ROOM", "1")
             fds = compiler.compile_programs(self.link_bytes, self.receive_on)
         return Plane(fds, inside, self.receive_on == "xdp")

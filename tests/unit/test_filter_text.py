@@ -157,7 +157,7 @@ REFUSED = [
     (
         "local=192.0.2.1:1,xdp_mode=skb",
         18,
-        "expected handshake, keepalive, padding or max_window",
+        "expected handshake, keepalive, padding, max_window or strict",
         "give xdp_mode outside the filter",
     ),
     ("local=192.0.2.1:1,local=192.0.2.2:2", 18, 'no setting "local"', ""),
@@ -167,6 +167,7 @@ REFUSED = [
     ("local=192.0.2.1:1,padding=Random", 26, "nor random", ""),
     ("local=192.0.2.1:1, padding = 17", 29, "padding:", ""),
     ("local=192.0.2.1:1,padding=1,padding=1", 28, "padding is given twice", "keep one"),
+    ("local=192.0.2.1:1,strict=now", 25, '"now" is neither true, false nor always', ""),
     ("local=192.0.2.1:1,max_window=2", 29, '"2" is neither true nor false', ""),
     ("local=192.0.2.1:1,handshake=2", 28, "1 of the 2 parts of interval:retry", '"2:"'),
     ("local=192.0.2.1:1,handshake=1:2:3", 28, "more than the 2 parts", ""),

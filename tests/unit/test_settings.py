@@ -24,6 +24,7 @@ from mimicd.core.model import (
     InterfaceConfig,
     Keepalive,
     Origin,
+    Strict,
 )
 from mimicd.core.settings import (
     BY_KEY,
@@ -45,6 +46,7 @@ flows = st.builds(
     keepalive=st.builds(Keepalive, timers, timers, timers, timers),
     padding=st.integers(0, PADDING_MAX) | st.just(PADDING_RANDOM),
     max_window=st.booleans(),
+    strict=st.sampled_from(Strict),
 )
 ports = st.integers(1, 65535)
 addresses = st.ip_addresses()
@@ -158,6 +160,7 @@ def test_the_flags_are_those_of_the_manual_page() -> None:
         ("-k", "--keepalive", False),
         ("-p", "--padding", False),
         ("-W", "--max-window", True),
+        ("", "--strict", False),
         ("", "--wireguard", False),
         ("", "--set-mtu", True),
         ("-F", "--file", False),
@@ -175,6 +178,7 @@ def test_the_keys_are_those_of_the_manual_page() -> None:
         "keepalive",
         "padding",
         "max_window",
+        "strict",
         "wireguard",
         "set_mtu",
     }
