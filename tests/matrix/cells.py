@@ -23,7 +23,7 @@ from tests.rig.namespace import Namespace, wait_until
 from tests.rig.network import Host, Network
 from tests.rig.traffic import open_udp
 
-PORT, MASQUERADED_PORT, VXLAN_PORT = 51820, 51821, 4789
+PORT, MASQUERADED_PORT, REDIRECTED_PORT, VXLAN_PORT = 51820, 51821, 51823, 4789
 VXLAN = "VXLAN"
 VXLAN_STREAM_BYTES = 200_000
 SENDER_NAMES = (*SENDERS, VXLAN)
@@ -81,7 +81,7 @@ class Scene:
         filters_a, filters_b = [], []
         for family in (4, 6):
             end_a, end_b = (_bracketed(host.address(family)) for host in (a, b))
-            for port in (PORT, MASQUERADED_PORT, VXLAN_PORT):
+            for port in (PORT, MASQUERADED_PORT, REDIRECTED_PORT, VXLAN_PORT):
                 filters_a.append(f"remote={end_b}:{port}")
                 filters_b.append(f"local={end_b}:{port}")
             filters_a.append(f"local={end_a}:{VXLAN_PORT}")
@@ -119,12 +119,15 @@ class Scene:
     def _run_datagrams(self, cell: Cell, sender: Sender, chance: random.Random) -> list[str]:
         family, b = cell.family, self.net.b
         port = MASQUERADED_PORT if sender.masqueraded else PORT
+        target = b.address(family)
+        if sender.redirected:
+            port, target = REDIRECTED_PORT, (LAN4 if family == 4 else LAN6) + "1"
         gro = cell.offload == "all on"
         source = self.c if sender.forwarded else self.net.a.namespace
         with open_udp(source, family) as near, open_udp(b.namespace, family) as far:
             far.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             far.bind((b.address(family), port))
-            near.connect((b.address(family), port))
+            near.connect((target, port))
             near.send(b"hello")
             _await_readable(far)
             hello, back = far.recvfrom(100)
@@ -213,8 +216,13 @@ def _add_lan(net: Network, kind: Kind, c: Namespace) -> None:
         namespace.run("ip", "-batch", "-", stdin="\n".join(lines) + "\n")
     a.sysctl({"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1})
     rule = f"oifname {kind.upper} udp dport {MASQUERADED_PORT} masquerade"
-    chain = "chain out { type nat hook postrouting priority 100; " + rule + "; }"
-    a.run("nft", "-f", "-", stdin=f"table inet nat {{\n{chain}\n}}\n")
+    chains = ["chain out { type nat hook postrouting priority 100; " + rule + "; }"]
+    rules = "; ".join(
+        f"{word} daddr {prefix}1 udp dport {REDIRECTED_PORT} dnat {word} to {net.b.address(family)}"
+        for word, prefix, family in (("ip", LAN4, 4), ("ip6", LAN6, 6))
+    )
+    chains.append("chain in { type nat hook prerouting priority -100; " + rules + "; }")
+    a.run("nft", "-f", "-", stdin="table inet nat {\n" + "\n".join(chains) + "\n}\n")
     # the addresses of A's own, if the link has any
     for prefix, gateway, via in (
         (LAN4, GATEWAYS[0], "192.0.2.2"),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 UDP_SEGMENT = 103
 SO_NO_CHECK, UDP_NO_CHECK6_TX, UDP_NO_CHECK6_RX = 11, 101, 102
+# RFC 791 section 3.1, RFC 8200 section 4.2
+IP_OPTIONS, IPV6_DSTOPTS, NO_OPERATION, PAD_N, OPTION_BYTES = 4, 59, 1, 1, 8
 SO_ZEROCOPY, MSG_ZEROCOPY, MSG_ERRQUEUE = 60, 0x4000000, 0x2000
 
 Send = Callable[[socket.socket, int, random.Random], list[bytes]]
@@ -24,6 +26,8 @@ class Sender:
     send: Send
     forwarded: bool = False
     masqueraded: bool = False
+    redirected: bool = False
+    """Sent to the forwarding host, which hands it on (DNAT)."""
 
 
 def sizes_up_to(largest: int) -> list[int]:
@@ -134,6 +138,16 @@ def without_checksum(udp: socket.socket, largest: int, chance: random.Random) ->
     return plain(udp, largest, chance)
 
 
+def with_options(udp: socket.socket, largest: int, chance: random.Random) -> list[bytes]:
+    """IPv4 options, or IPv6 destination options, in front of the UDP header."""
+    if udp.family == socket.AF_INET:
+        udp.setsockopt(socket.IPPROTO_IP, IP_OPTIONS, bytes([NO_OPERATION] * OPTION_BYTES))
+    else:
+        # next header and length, which the kernel fills in, then PadN of four bytes
+        udp.setsockopt(socket.IPPROTO_IPV6, IPV6_DSTOPTS, bytes([0, 0, PAD_N, 4, 0, 0, 0, 0]))
+    return mixed(udp, largest - OPTION_BYTES, chance)
+
+
 def mixed(udp: socket.socket, largest: int, chance: random.Random) -> list[bytes]:
     return plain(udp, largest, chance) + segmented(udp, largest, chance)
 
@@ -147,4 +161,6 @@ SENDERS = {
     "no checksum": Sender(without_checksum),
     "forwarded": Sender(mixed, forwarded=True),
     "masqueraded": Sender(mixed, forwarded=True, masqueraded=True),
+    "redirected": Sender(mixed, forwarded=True, redirected=True),
+    "IP options": Sender(with_options),
 }

@@ -12,7 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.rig.namespace import Namespace
-from tests.rig.segment import PSH, TCP_PROTOCOL, Segment, decode_datagram, decode_packet
+from tests.rig.segment import (
+    PSH,
+    TCP_PROTOCOL,
+    Segment,
+    decode_datagram,
+    decode_packet,
+    upper_layer,
+)
 
 ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 3, 0x0800, 0x86DD
 SOL_PACKET, PACKET_STATISTICS = 263, 6
@@ -90,7 +97,7 @@ def _has_port(packet: bytes, port: int) -> bool:
     if version == 4:
         protocol, at = packet[9], (packet[0] & 15) * 4
     elif version == 6:
-        protocol, at = packet[6], 40
+        protocol, at = upper_layer(packet)
     else:
         return False
     if protocol not in (TCP_PROTOCOL, UDP_PROTOCOL) or len(packet) < at + 4:

@@ -26,6 +26,7 @@ MAX_WINDOW_SCALE = 14  # RFC 7323, 2.3
 
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
+_IPV6_OPTIONS = {0, 43, 60}  # hop-by-hop, routing, destination
 _TCP = struct.Struct("!HHIIBBHHH")
 _DONT_FRAGMENT = 0x4000
 _HOP_LIMIT = 64
@@ -231,6 +232,14 @@ def _ip_header(source: End, target: End, payload_bytes: int) -> bytes:
     return _IPV4.pack(*fields, value, *addresses)
 
 
+def upper_layer(packet: bytes) -> tuple[int, int]:
+    """(protocol, offset) of what follows the IPv6 header and its options (RFC 8200 section 4)."""
+    protocol, at = packet[6], _IPV6.size
+    while protocol in _IPV6_OPTIONS and at + 2 <= len(packet):
+        protocol, at = packet[at], at + 8 + 8 * packet[at + 1]
+    return protocol, at
+
+
 def _split_ip(packet: bytes) -> tuple[IPAddress, IPAddress, bytes, bool] | None:
     """(source, target, what follows the header, header checksum right) of a whole TCP packet."""
     version = packet[0] >> 4 if packet else 0
@@ -245,9 +254,10 @@ def _split_ip(packet: bytes) -> tuple[IPAddress, IPAddress, bytes, bool] | None:
         right = checksum(packet[:header_bytes]) == 0
         return IPv4Address(source), IPv4Address(target), packet[header_bytes:total], right
     if version == 6 and len(packet) >= _IPV6.size:
-        _first, length, protocol, _hops, source6, target6 = _IPV6.unpack_from(packet)
+        _first, length, _next, _hops, source6, target6 = _IPV6.unpack_from(packet)
+        protocol, at = upper_layer(packet)
         stop = _IPV6.size + length
         if protocol != TCP_PROTOCOL or stop > len(packet):
             return None
-        return IPv6Address(source6), IPv6Address(target6), packet[_IPV6.size : stop], True
+        return IPv6Address(source6), IPv6Address(target6), packet[at:stop], True
     return None
