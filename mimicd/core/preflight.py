@@ -67,7 +67,7 @@ class Facts:
     """Why bpf(2) is refused."""
     has_btf: bool
     reads_kernel: bool
-    """CAP_PERFMON, and no lockdown for confidentiality."""
+    """Programs may: there is CAP_PERFMON, and no lockdown for confidentiality."""
     bpffs: str
     """Where programs are pinned, "" for nowhere."""
     missing_packages: tuple[str, ...]
@@ -241,8 +241,14 @@ def _firewall(
         words = "the rules cannot be read; they have to let the UDP of the flow pass, TCP is not"
         yield Line("firewall", WARN, f"{words} seen by them")
         return
-    ports = {one.port for one in filters if one.origin is Origin.LOCAL and one.port}
-    faults = list(dict.fromkeys(_rule_faults(ruleset, ports)))
+    local, remote = (
+        {one.port for one in filters if one.origin is origin}
+        for origin in (Origin.LOCAL, Origin.REMOTE)
+    )
+    faults = [*_rule_faults(ruleset, local, "input"), *_rule_faults(ruleset, remote, "output")]
+    if remote:
+        faults += _drops_replies(ruleset)
+    faults = list(dict.fromkeys(faults))
     if faults:
         yield from (Line("firewall", grade, words) for grade, words in faults)
     else:
@@ -250,16 +256,21 @@ def _firewall(
 
 
 def _rule_faults(
-    ruleset: Sequence[Mapping[str, Any]], ports: set[int]
+    ruleset: Sequence[Mapping[str, Any]], ports: set[int], hook: str
 ) -> Iterator[tuple[str, str]]:
+    """Of `ports` at the local end, that "input" would drop; or at the remote one, and "output"."""
     rules = [entry["rule"] for entry in ruleset if "rule" in entry]
     chains = [entry["chain"] for entry in ruleset if "chain" in entry]
+    other = {"input": "output", "output": "input"}[hook]
+    elsewhere = {_place(one, "name") for one in chains if one.get("hook") == other}
+    rules = [rule for rule in rules if _place(rule, "chain") not in elsewhere]
     for rule in rules:
         where = f"{rule.get('table')} {rule.get('chain')}"
         verdicts = {key for part in rule.get("expr", ()) for key in part}
         for port in sorted(_udp_ports(rule) & ports):
             if verdicts & {"drop", "reject"}:
-                yield FAIL, f"a rule in {where} drops UDP port {port}: mimicd gives it to the host"
+                why = {"input": "mimicd gives it to the host", "output": "the host sends it first"}
+                yield FAIL, f"a rule in {where} drops UDP port {port}: {why[hook]}"
     admitted = {
         port
         for rule in rules
@@ -267,13 +278,46 @@ def _rule_faults(
         for port in _udp_ports(rule)
     }
     for chain in chains:
-        if chain.get("hook") == "input" and chain.get("policy") == "drop":
+        if chain.get("hook") == hook and chain.get("policy") == "drop":
             for port in sorted(ports - admitted):
                 yield (
                     WARN,
                     f"{chain.get('table')} {chain.get('name')} drops what no rule accepts, and none"
                     f" names UDP port {port}: `udp dport {port} accept`",
                 )
+
+
+def _drops_replies(ruleset: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Chains that let in only what some rule accepts, where none of theirs accepts replies."""
+    accepting = {
+        _place(entry["rule"], "chain")
+        for entry in ruleset
+        if "rule" in entry
+        and any("accept" in part for part in entry["rule"].get("expr", ()))
+        and any(map(_is_of_established, entry["rule"].get("expr", ())))
+    }
+    for chain in (entry["chain"] for entry in ruleset if "chain" in entry):
+        drops = chain.get("hook") == "input" and chain.get("policy") == "drop"
+        if drops and _place(chain, "name") not in accepting:
+            yield (
+                WARN,
+                f"{chain.get('table')} {chain.get('name')} drops the peer's datagrams unless a rule"
+                " accepts them: `ct state established,related accept`",
+            )
+
+
+def _is_of_established(part: Mapping[str, Any]) -> bool:
+    match = part.get("match", {})
+    if not isinstance(match, Mapping) or match.get("left") != {"ct": {"key": "state"}}:
+        return False
+    right = match.get("right")
+    wanted = right.get("set", ()) if isinstance(right, Mapping) else right
+    return match.get("op") != "!=" and wanted is not None and "established" in wanted
+
+
+def _place(entry: Mapping[str, Any], name: str) -> tuple[Any, Any, Any]:
+    """The chain that a rule or a chain is about."""
+    return entry.get("family"), entry.get("table"), entry.get(name)
 
 
 def _udp_ports(rule: Mapping[str, Any]) -> set[int]:

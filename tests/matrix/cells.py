@@ -73,9 +73,12 @@ class Scene:
                 namespace.run("ethtool", "-K", interface, *words, check=False)
 
     @contextlib.contextmanager
-    def data_path(self, mode: str, without_btf: bool = False) -> Iterator[None]:
-        """The disguise at A and B, both in this mode."""
-        env = {**os.environ, "MIMICD_NO_BTF": "1"} if without_btf else None
+    def data_path(self, mode: str, lacking: str = "") -> Iterator[None]:
+        """The disguise at A and B, both in this mode.
+
+        `lacking`: a variable that makes the kernel older than it is, see compiler.kernel_defines().
+        """
+        env = {**os.environ, lacking: "1"} if lacking else None
         a, b = self.net.a, self.net.b
         at_a = dataclasses.replace(a, interface=self.kind.interface)
         filters_a, filters_b = [], []

@@ -143,6 +143,37 @@ def test_rules_that_drop_the_port_of_a_server_are_found(
     assert words in found[0].words
 
 
+OUTPUT = {"table": "filter", "name": "out", "hook": "output", "policy": "drop"}
+ESTABLISHED = {
+    "match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}
+}
+
+
+def out(entry: dict[str, Any]) -> dict[str, Any]:
+    """The same rule in the chain for what the host sends."""
+    return {"rule": {**entry["rule"], "chain": "out"}}
+
+
+@pytest.mark.parametrize(
+    ("ruleset", "grade", "words"),
+    [
+        ([{"chain": OUTPUT}], WARN, "filter out drops what no rule accepts"),
+        ([{"chain": OUTPUT}, out(rule(udp_port(51820), ACCEPT))], OK, "nothing was found"),
+        ([{"chain": OUTPUT}, out(rule(udp_port(51820), DROP))], FAIL, "the host sends it first"),
+        ([DROPS_ALL], WARN, "ct state established,related accept"),
+        ([DROPS_ALL, rule(ESTABLISHED, ACCEPT)], OK, "nothing was found"),
+        ([DROPS_ALL, rule(udp_port(51820), DROP), rule(ESTABLISHED, ACCEPT)], OK, "nothing was"),
+    ],
+)
+def test_rules_that_drop_what_a_client_sends_or_gets_are_found(
+    ruleset: list[dict[str, Any]], grade: str, words: str
+) -> None:
+    lines = lines_of(replace(GOOD, ruleset=ruleset), PEER)
+    found = [line for line in lines if line.check == "firewall"]
+    assert found[0].grade == grade
+    assert words in found[0].words
+
+
 def test_a_side_that_only_waits_for_the_peer_is_warned_of() -> None:
     lines = [line for line in lines_of(GOOD, PEER) if line.check == "handshake"]
     assert [line.grade for line in lines] == [WARN]
