@@ -107,6 +107,14 @@ install_tools() {
         fail "install the test tools"
 }
 
+# A QUIC stack, in a folder of its own: what it needs is newer than what the programs are made for.
+install_quic() {
+    say "installing a QUIC stack into .venv/quic, pinned by hash"
+    rm -rf .venv/quic
+    pip_install --no-deps --require-hashes --target .venv/quic --requirement requirements-quic.txt ||
+        fail "install the QUIC stack"
+}
+
 # Other programs that the tunnel is tested against, unpacked into a folder. Without them their tests
 # are skipped, which only CI takes for a failure.
 fetch_peers() {
@@ -159,4 +167,5 @@ step venv "$(pwd) $(readlink -f "$python")" make_venv
 step project "$(key_of pyproject.toml mimicd/__init__.py)" install_project
 [ "${1-}" = --dev ] || exit 0
 step tools "$(key_of requirements-dev.txt)" install_tools
+step quic "$(key_of requirements-quic.txt)" install_quic
 step peers "$(key_of tests/peers/fetch.sh)" fetch_peers || true

@@ -48,7 +48,7 @@ async def run_client(address: str, port: int, size: int) -> bool:
             reader, writer = await client.create_stream()
             writer.write(payload)
             writer.write_eof()
-            return await reader.read() == payload
+            return bool(await reader.read() == payload)
 
 
 def main() -> int:
