@@ -18,6 +18,7 @@ from mimicd.core.errors import MimicError, NoSuchInterfaceError
 from mimicd.core.model import Filter, Origin
 from mimicd.core.preflight import Facts, Line, LinkFacts, examine
 from mimicd.kernel import bpf, bpffs, btf, ethtool, xdp_features
+from mimicd.kernel.guard import is_guarded
 from mimicd.kernel.netlink import Link, Netlink
 from mimicd.resolver import resolve
 
@@ -116,6 +117,7 @@ async def _link_facts(net: Netlink, interface: str, running: bool) -> LinkFacts 
         features=ethtool.features(link.name),
         is_loopback=link.hardware_type == _LOOPBACK,
         is_bridged=link.kind == "bridge" or _is_bridge_port(link.name),
+        is_guarded=await is_guarded(net, link),
     )
 
 

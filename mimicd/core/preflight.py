@@ -54,6 +54,8 @@ class LinkFacts:
     is_loopback: bool = False
     is_bridged: bool = False
     """It is a bridge, or a port of one."""
+    is_guarded: bool = False
+    """A guard, or that of strict filters, is on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,9 @@ def _link(link: LinkFacts) -> Iterator[Line]:
     if link.has_ingress_qdisc:
         words = "an ingress qdisc is in the way of clsact; `tc qdisc show` names it"
         yield Line("TC", FAIL, f"{words}, `tc qdisc del dev {link.name} ingress` removes it")
+    if link.is_guarded:
+        words = "what is not disguised of guarded or strict filters is dropped here"
+        yield Line("guard", OK, f"{words}; `mimicd guard --off {link.name}` ends that")
 
 
 def _xdp(link: LinkFacts, kernel: str) -> Iterator[Line]:

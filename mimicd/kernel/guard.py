@@ -72,6 +72,14 @@ async def attach_guard(
             os.close(fd)
 
 
+async def is_guarded(net: Netlink, link: Link) -> bool:
+    """Whether one of the two is on."""
+    for priority in (GUARD_PRIORITY, STRICT_PRIORITY):
+        if await net.has_filter(link.ifindex, EGRESS_PARENT, compiler.GUARD, priority):
+            return True
+    return False
+
+
 async def remove_guard(net: Netlink, link: Link) -> None:
     """Take both of them off; where there is none nothing happens."""
     for priority in (GUARD_PRIORITY, STRICT_PRIORITY):

@@ -2,6 +2,7 @@
 """The guard: no plain UDP of a flow leaves before, between and after the times of its disguise."""
 
 from tests.netns.talk import heard, say
+from tests.netns.test_check import check_bare
 from tests.rig.attachments import attachments
 from tests.rig.daemon import Daemon, command_path
 from tests.rig.network import Host, Network
@@ -35,7 +36,9 @@ def test_what_is_not_disguised_does_not_leave_and_the_rest_does(direct_network: 
         assert crosses(net, 4, OTHER_PORT)
         # a name stands for every address of both families
         assert crosses(net, 6, PORT) != ("vpn" in filter_)
+    assert check_bare(net.a, "eth0")[1]["guard"][0] == "ok"
     guard(net.a, "--off")
+    assert "guard" not in check_bare(net.a, "eth0")[1]
     assert crosses(net, 4, PORT)
     guard(net.a, "--off")
     assert attachments(net.a) == before

@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from tests.rig.attachments import attachments
-from tests.rig.daemon import Daemon, Foreground, command_path
+from tests.rig.daemon import ROOT, Daemon, Foreground, command_path
 from tests.rig.foreign import foreign_xdp
 from tests.rig.network import Host, direct
 
@@ -65,6 +65,20 @@ def test_a_lack_of_perfmon_is_named(host: Host) -> None:
     assert done.returncode == 1
     rows = {line.split()[1]: line for line in done.stdout.splitlines()}
     assert "CAP_PERFMON missing" in rows["privileges"]
+    assert attachments(host) == before
+
+
+def test_bpf_that_seccomp_refuses_is_named(host: Host) -> None:
+    before = attachments(host)
+    argv = (sys.executable, str(ROOT / "tests/rig/without_bpf.py"), command_path("mimicd"))
+    for word in ("run", "guard"):
+        done = host.namespace.run(*argv, word, *FILTER, "eth0", check=False)
+        assert done.returncode == 1
+        assert "the kernel refuses bpf(2): Operation not permitted" in done.stderr
+        assert "Traceback" not in done.stderr
+    done = host.namespace.run(*argv, "check", *FILTER, "eth0", check=False)
+    assert done.returncode == 1
+    assert "bpf(2) is refused (Operation not permitted)" in done.stdout
     assert attachments(host) == before
 
 
