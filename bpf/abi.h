@@ -106,7 +106,8 @@ enum conn_flag {
 	CROSSED = 8,        /* the peer's SYN met ours; its ISN is known */
 	RETRIED = 16,       /* a RST already made us send a second SYN */
 	CROSS_SILENTLY = 32, /* the peer answered our crossing SYN+ACK by RST: no more of those */
-	CROSS_PENDING = 64  /* user space is to ask for our SYN+ACK, or our SYN again */
+	CROSS_PENDING = 64, /* user space is to ask for our SYN+ACK, or our SYN again */
+	HINT_FAILED = 128   /* the ACK of a SYN that was answered did not come: wait for none again */
 };
 
 /* Drops that `show` reports per connection, in this order. */

@@ -245,6 +245,8 @@ static __always_inline void count_control(const struct control *c)
 		count(COUNT_TX_SYN);
 	else if (c->flags & TCP_SYN)
 		count(COUNT_TX_SYN_ACK);
+	else if (c->payload)
+		count(COUNT_TX_PROBE);
 	else
 		count(COUNT_TX_ACK);
 }

@@ -61,7 +61,7 @@ static __always_inline void receive_syn(const struct segment *s, struct receive_
 /* The RST frame itself becomes the new SYN: a restarted side met the other's old connection. */
 static __always_inline void reopen(struct conn *c, struct receive_verdict *v, __u32 random, __u64 now)
 {
-	__u8 keep = c->flags & CROSS_SILENTLY;
+	__u8 keep = c->flags & FLAGS_KEPT;
 
 	conn_open(c, random, now);
 	c->flags = keep | RETRIED;
@@ -270,28 +270,47 @@ static __always_inline void receive_data(struct conn *c, const struct segment *s
 	}
 }
 
+/*
+ * It acknowledges what was never sent: forged data moved what the peer expects. RFC 9293 section
+ * 3.10.7.4 answers by an ACK; here only data and probes move that, so a probe puts it right.
+ */
+static __always_inline void receive_ahead(struct conn *c, const struct segment *s,
+					  struct receive_verdict *v, const struct rule *rule, __u64 now)
+{
+	receive_drop(c, v, DROP_RX_ACK);
+	if (s->length)
+		take_ack(c, s, rule);
+	if (now - c->last_probe_ns >= PROBE_INTERVAL_NS)
+		window_probe(c, &v->control, rule, probe_repeats(c), now);
+}
+
 /* Segments of an established connection, tested in the order that mimic tests them. */
 static __always_inline void receive_established(struct conn *c, const struct segment *s,
 						struct receive_verdict *v, const struct rule *rule,
 						__u32 random, __u64 now)
 {
 	__u8 keepalive_out = c->flags & KEEPALIVE_OUT;
+	__u8 answers_probe = c->flags & PROBE_OUT && s->ack == c->probe_seq + 1;
+	__u8 ahead = seq_before(c->seq, s->ack);
 	__u32 edge;
 
 	c->last_rx_ns = now;
 	c->flags &= ~KEEPALIVE_OUT;
-	if (c->flags & PROBE_OUT && !seq_before(s->ack, c->probe_seq + 1))
+	if (!ahead && c->flags & PROBE_OUT && !seq_before(s->ack, c->probe_seq + 1))
 		c->flags &= ~PROBE_OUT;
-	if (s->seq - c->ack <= window_full(rule)) {
+	if (!ahead && (answers_probe || s->seq - c->ack <= window_full(rule))) {
 		/*
-		 * Only a segment in the window speaks of the peer's. What lies between its
-		 * ack and our next seq is on the way and counts.
+		 * Only a segment in the window speaks of the peer's, or one that only who saw
+		 * our probe can send: forged data may have moved our ack away from the peer.
+		 * What lies between its ack and our next seq is on the way and counts.
 		 */
 		edge = s->ack + ((__u32)s->window << c->peer_wscale);
 		c->peer_window = seq_before(edge, c->seq) ? 0 : edge - c->seq;
 	}
 	if (s->flags & TCP_PSH) {
 		receive_data(c, s, v, rule, random, now);
+	} else if (ahead && s->length < 2) {
+		receive_ahead(c, s, v, rule, now);
 	} else if (s->seq == c->ack - 1 && s->length < 2) {
 		v->counter = COUNT_RX_KEEPALIVE;
 		answer_ack(c, v, rule);
@@ -335,11 +354,6 @@ static __always_inline void receive_ack(struct conn *c, const struct segment *s,
 		established(c, v, rule, now);
 	} else if (c->state != ESTABLISHED) {
 		receive_drop(c, v, DROP_RX_UNEXPECTED);
-		return;
-	}
-	if (seq_before(c->seq, s->ack)) {
-		/* RFC 9293 section 3.10.7.4: it acknowledges what was never sent. */
-		receive_drop(c, v, DROP_RX_ACK);
 		return;
 	}
 	receive_established(c, s, v, rule, random, now);

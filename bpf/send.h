@@ -54,6 +54,12 @@ static __always_inline void conn_lost(struct conn *c, __u32 generation)
 	c->drops[CONN_DROP_LOST]++;
 }
 
+/* Whether nothing was sent behind a probe that waits for its answer. */
+static __always_inline int probe_repeats(const struct conn *c)
+{
+	return c->flags & PROBE_OUT && c->probe_seq + 1 == c->seq;
+}
+
 /* A probe consumes one byte of sequence space; repeated, it stands on the same byte. */
 static __always_inline void window_probe(struct conn *c, struct control *out,
 					 const struct rule *rule, int repeat, __u64 now)
@@ -100,8 +106,7 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 		if (probe) {
 			v->given_up = v->counter;
 			v->counter = COUNT_TX_PROBE;
-			window_probe(c, &v->control, rule,
-				     c->flags & PROBE_OUT && c->probe_seq + 1 == c->seq, now);
+			window_probe(c, &v->control, rule, probe_repeats(c), now);
 			v->action = SEND_CONTROL;
 		}
 		return;
@@ -127,10 +132,13 @@ static __always_inline int hint_is_fresh(const struct half_open *hint, __u64 now
 	return hint && (__s64)(now - hint->at_ns) < (__s64)HALF_OPEN_NS;
 }
 
-/* And that since the connection ended. */
+/*
+ * And that since the connection ended. Where the ACK did not come once, another SYN makes nobody
+ * wait: else whoever forges one now and then could keep us from ever opening.
+ */
 static __always_inline int hint_counts(const struct conn *c, const struct half_open *hint, __u64 now)
 {
-	return hint_is_fresh(hint, now) && hint->at_ns > c->reset_ns;
+	return hint_is_fresh(hint, now) && hint->at_ns > c->reset_ns && !(c->flags & HINT_FAILED);
 }
 
 /* The peer's SYN was answered a moment ago: wait for its ACK, not open as well. */
@@ -243,7 +251,7 @@ static __always_inline void conn_command(struct conn *c, struct send_verdict *v,
 		out->flags = TCP_ACK;
 		v->counter = COUNT_TX_KEEPALIVE;
 	} else if (cmd->operation == COMMAND_PROBE && c->state == ESTABLISHED) {
-		window_probe(c, out, rule, c->flags & PROBE_OUT && c->probe_seq + 1 == c->seq, now);
+		window_probe(c, out, rule, probe_repeats(c), now);
 		v->counter = COUNT_TX_PROBE;
 	} else if (cmd->operation == COMMAND_RESET) {
 		out->seq = c->seq;

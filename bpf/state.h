@@ -24,6 +24,8 @@
 /* Longer than a segment takes through the hop, shorter than a pause between bursts. */
 #define HOP_ORDER_NS (2 * NS_PER_MS)
 #define COOLDOWN_STEPS 4
+/* Of an entry that is not established, from one attempt to the next. */
+#define FLAGS_KEPT (CROSS_SILENTLY | HINT_FAILED)
 
 static __always_inline int seq_before(__u32 a, __u32 b)
 {
@@ -89,8 +91,10 @@ static __always_inline void conn_reset(struct conn *c, enum reason why, __u64 no
 	if (why == REASON_STALE)
 		c->cooldown_step = 0;
 	c->drops[CONN_DROP_LOST] += c->held - c->resent;
+	c->flags &= FLAGS_KEPT;
+	if (c->state == SYN_RECEIVED && c->role == RESPONDER)
+		c->flags |= HINT_FAILED;
 	c->state = IDLE;
-	c->flags &= CROSS_SILENTLY;
 	c->held = c->resent = 0;
 	c->reset_ns = c->state_since_ns = now;
 	c->last_reset = why;

@@ -214,6 +214,7 @@ class ConnFlag(enum.IntFlag):
     RETRIED = 16
     CROSS_SILENTLY = 32
     CROSS_PENDING = 64
+    HINT_FAILED = 128
 
 
 # struct conn, without its lock: rule, 9 times, 4 totals, 10 words, drops, bytes, link header

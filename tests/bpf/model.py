@@ -30,6 +30,8 @@ PROOF_NS = 6 << 34
 ISN_STEP = range(0x10000, 0x10000 + 0x10000000)
 """How far a new ISN lies above the last number used."""
 NO_FLAG = ConnFlag(0)
+KEPT = ConnFlag.CROSS_SILENTLY | ConnFlag.HINT_FAILED
+"""From one attempt to open to the next."""
 DROPS = {name: number for number, name in enumerate(abi.CONN_DROPS)}
 
 
@@ -389,8 +391,6 @@ class Model:
             case State.ESTABLISHED, "ACK":
                 if proof and self._replaceable(entry) and segment.ack != (entry.isn + 1) % WORD:
                     self._replace(segment, out, chance)
-                elif before(entry.seq, segment.ack):
-                    self._drop(entry, out, "drop-rx-ack")
                 else:
                     self._receive_established(entry, segment, out, chance)
             case _, "nothing":
@@ -405,14 +405,26 @@ class Model:
         keepalive_out = entry.flags & ConnFlag.KEEPALIVE_OUT
         entry.last_rx_ns = self.now_ns
         entry.flags &= ~ConnFlag.KEEPALIVE_OUT
-        if not before(segment.ack, (entry.probe_seq + 1) % WORD):
+        is_ahead = before(entry.seq, segment.ack)
+        probed = (entry.probe_seq + 1) % WORD
+        answers_probe = entry.flags & ConnFlag.PROBE_OUT and segment.ack == probed
+        in_window = ahead(segment.seq, entry.ack) <= self._full
+        if not is_ahead and not before(segment.ack, probed):
             entry.flags &= ~ConnFlag.PROBE_OUT
-        if ahead(segment.seq, entry.ack) <= self._full:
+        if not is_ahead and (answers_probe or in_window):
             edge = (segment.ack + (segment.window << entry.peer_wscale)) % WORD
             entry.peer_window = 0 if before(edge, entry.seq) else ahead(edge, entry.seq)
         is_keepalive = segment.seq == (entry.ack - 1) % WORD and segment.length < 2
         if segment.flags & PSH or (segment.length > 1 and not is_keepalive):
             self._receive_data(entry, segment, out, chance)
+        elif is_ahead:
+            # the peer expects what we never sent: a probe says what we did
+            self._drop(entry, out, "drop-rx-ack")
+            if segment.length:
+                self._take_ack(entry, segment)
+            if self.now_ns - entry.last_probe_ns >= PROBE_EVERY_NS:
+                out.answer = self._probe(entry, out)
+            return
         elif is_keepalive:
             out.counted["rx-keepalive"] += 1
             self._acknowledge(entry, out)
@@ -478,7 +490,7 @@ class Model:
             entry.flags |= ConnFlag.CROSS_SILENTLY
         first = entry.role is Role.INITIATOR and not entry.flags & ConnFlag.RETRIED
         if entry.state is not State.ESTABLISHED and first:
-            entry.flags = entry.flags & ConnFlag.CROSS_SILENTLY | ConnFlag.RETRIED
+            entry.flags = entry.flags & KEPT | ConnFlag.RETRIED
             self._open(entry, chance)
             self._answer(out, SYN, entry.isn, 0, 65535)
             self._tell(entry, out, Reason.OPENED)
@@ -546,6 +558,8 @@ class Model:
     def _hint_counts(self, entry: Entry | None) -> bool:
         ended_ns = entry.reset_ns if entry else 0
         hint = self.hint
+        if entry and entry.flags & ConnFlag.HINT_FAILED:
+            return False
         return hint is not None and ended_ns < hint.at_ns > self.now_ns - HALF_OPEN_NS
 
     def _cooldown_end(self, entry: Entry) -> int:
@@ -591,7 +605,9 @@ class Model:
             entry.cooldown_step = min(entry.cooldown_step + 1, 4)
         entry.drops[DROPS["lost-held"]] += entry.held - entry.resent
         entry.held = entry.resent = 0
-        entry.flags &= ConnFlag.CROSS_SILENTLY
+        entry.flags &= KEPT
+        if entry.state is State.SYN_RECEIVED and entry.role is Role.RESPONDER:
+            entry.flags |= ConnFlag.HINT_FAILED
         entry.last_reset = reason
         entry.reset_ns = self.now_ns
         self._enter(entry, State.IDLE, entry.role)
