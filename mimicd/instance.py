@@ -27,6 +27,7 @@ from mimicd.core.errors import FailedError
 from mimicd.core.filter_tables import NO_TABLES, Address, FilterTables, build_tables, decode_tables
 from mimicd.core.flows import Action, Command, Flows, Forget, Resend, stop_commands
 from mimicd.core.frames import command_frame
+from mimicd.core.line_budget import LineBudget
 from mimicd.core.model import Filter, InterfaceConfig
 from mimicd.core.notes import CHANGES, connection_of
 from mimicd.core.part import WHOLE, Part
@@ -122,7 +123,10 @@ class Instance:
         self._send_failures = 0
         self.trouble = ""
         """What could not be put back, so that it is told once."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._rescans: asyncio.Task[None] | None = None
+        self._rescan_for: bool | None = None
+        """None where no other look at all connections is wanted; else whether events were lost."""
+        self._lines = LineBudget()
         self._trace = Trace(plane, self._tell_segment, self._tell_untold)
 
     @property
@@ -221,8 +225,8 @@ class Instance:
             if timer is not None:
                 timer.cancel()
         self._timer = self._housekeeping = None
-        for task in self._tasks:
-            task.cancel()
+        if self._rescans is not None:
+            self._rescans.cancel()
         if self._ring is not None:
             self._loop.remove_reader(self.plane.ring_fd)
             self._ring.close()
@@ -355,8 +359,9 @@ class Instance:
         raw = self.plane.conns.lookup(event.key)
         local, remote = abi.flow_texts(event.key)
         opening = event.reason in (Reason.OPENED, Reason.CROSSED)
-        level = DEBUG if opening else INFO
-        self._log(level, CHANGES[event.reason], connection=f"{local} => {remote}")
+        if opening or self._lines.take():
+            level = DEBUG if opening else INFO
+            self._log(level, CHANGES[event.reason], connection=f"{local} => {remote}")
         if raw is None:
             return
         entry = abi.decode_conn(raw)
@@ -402,15 +407,25 @@ class Instance:
         if RING_FULL in risen:
             self._rescan_soon(after_loss=True)
         self._trace.tell_lost()
+        if untold := self._lines.renew():
+            self._log(WARNING, f"{untold} more connections came up or ended than lines can tell")
         if self._send_failures:
             self._log(WARNING, f"{self._send_failures} frames of our own could not be sent")
             self._send_failures = 0
 
     def _rescan_soon(self, after_loss: bool = False) -> None:
-        """Beside everything else: of tens of thousands of connections it takes seconds."""
-        task = self._loop.create_task(self._rescan(after_loss))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """Beside everything else: of tens of thousands of connections it takes seconds.
+
+        One at a time, or a ring buffer that stays full would add one each second.
+        """
+        self._rescan_for = after_loss or bool(self._rescan_for)
+        if self._rescans is None or self._rescans.done():
+            self._rescans = self._loop.create_task(self._rescan_while_wanted())
+
+    async def _rescan_while_wanted(self) -> None:
+        while self._rescan_for is not None:
+            after_loss, self._rescan_for = self._rescan_for, None
+            await self._rescan(after_loss)
 
     async def _rescan(self, after_loss: bool = False) -> None:
         """Look at every connection: after adopting, and where events were lost."""

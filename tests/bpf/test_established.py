@@ -166,18 +166,6 @@ def test_numbers_wrap(plane: Plane) -> None:
     assert conversation.entry.peer_window == FULL_WINDOW_BYTES
 
 
-@pytest.mark.parametrize(("flags", "payload"), [(ACK, b""), (ACK, b"\0"), (ACK | PSH, DATAGRAM)])
-def test_an_ack_of_what_was_never_sent_is_dropped(plane: Plane, flags: int, payload: bytes) -> None:
-    conversation = established(plane)
-    before = conversation.entry
-    for distance in (1, 1000, 0x7FFFFFFF):
-        segment = conversation.segment(flags, payload, ack=before.seq + distance)
-        assert conversation.receive(segment).kind is Arrival.DROPPED
-    after = conversation.entry
-    assert (after.ack, after.peer_window) == (before.ack, before.peer_window)
-    assert plane.counted() == {"drop-rx-ack": 3}
-
-
 def test_no_control_segment_of_ours_has_psh(plane: Plane) -> None:
     conversation = established(plane)
     answers = [

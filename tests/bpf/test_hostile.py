@@ -136,6 +136,34 @@ def test_any_frame_of_our_flow_is_counted_or_passed_in_every_state(
     assert len(plane.maps["conns"].all_keys()) == (before is not None)
 
 
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("way", WAYS)
+def test_any_wrong_datagram_of_our_flow_is_counted_or_passed_in_every_state(
+    plane: Plane, way: str, version: int
+) -> None:
+    """What leaves: cut, a fragment, or with lengths that lie."""
+    chance = random.Random(f"{way} {version} out")
+    conversation = WAYS[way](plane, version)
+    ends = conversation.local, conversation.remote
+    before, seen = plane.entry(conversation.key), set()
+    plane.counted()
+    for _ in range(400):
+        packet = any_packet(chance, *ends, UDP)
+        kind = IPV4 if version == 4 else IPV6
+        frame = (link((kind,)) + packet).ljust(LEAST_BYTES, b"\0")
+        run = plane.egress(frame)
+        counts = plane.counted()
+        if run.result == Departure.SENT:
+            assert (run.data, counts) == (frame, {})
+        else:
+            assert run.result == Departure.DROPPED
+            assert set(counts) < {"drop-malformed", "drop-fragment", "drop-too-big"}
+        seen |= set(counts)
+    assert "drop-malformed" in seen
+    assert plane.entry(conversation.key) == before
+    assert len(plane.maps["conns"].all_keys()) == (before is not None)
+
+
 # TCP options.
 
 

@@ -152,12 +152,16 @@ def test_forged_data_and_a_window_of_zero_do_not_stop_a_sender(plane: Plane) -> 
     assert rounds[-1], rounds
 
 
-def test_what_acknowledges_the_unsent_is_answered_by_a_probe_now_and_then(plane: Plane) -> None:
+@pytest.mark.parametrize("payload", [b"", b"\0"])
+@pytest.mark.parametrize("distance", [2, 1000, 0x7FFFFFFF])
+def test_what_acknowledges_the_unsent_is_answered_by_a_probe_now_and_then(
+    plane: Plane, payload: bytes, distance: int
+) -> None:
     conversation = talk(plane)
     conversation.connect()
     conversation.change(last_probe_ns=0)
     before = conversation.entry
-    beyond = conversation.segment(ACK, ack=before.seq + 7, window=0)
+    beyond = conversation.segment(ACK, payload, ack=before.seq + distance, window=0)
     plane.counted()
     probe = conversation.answer(beyond)
     assert (probe.flags, probe.seq, len(probe.payload)) == (ACK, before.seq, 1)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,11 +40,28 @@ FRESH_PORTS = itertools.count(20_000)
 FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["B above A", "A above B"])
+EACH_ORDER: dict[str, Any] = {"params": [True, False], "ids": ["B above A", "A above B"]}
+"""Which end has the higher address decides who answers a crossing."""
+
+
+@pytest.fixture(scope="module", **EACH_ORDER)
 def crossing_network(request: pytest.FixtureRequest) -> Iterator[Network]:
-    """A network with a wire; which end has the higher address decides who answers a crossing."""
-    with routed(wire=True) as plain:
-        net = plain if request.param else with_high_addresses_at_a(plain)
+    """A network with a wire."""
+    with ordered_network(b_is_higher=request.param, wire=True) as net:
+        yield net
+
+
+@pytest.fixture(scope="module", **EACH_ORDER)
+def free_network(request: pytest.FixtureRequest) -> Iterator[Network]:
+    """One where nothing holds packets up."""
+    with ordered_network(b_is_higher=request.param) as net:
+        yield net
+
+
+@contextmanager
+def ordered_network(b_is_higher: bool, wire: bool = False) -> Iterator[Network]:
+    with routed(wire=wire) as plain:
+        net = plain if b_is_higher else with_high_addresses_at_a(plain)
         with both_families(net):
             yield net
 
@@ -141,14 +159,14 @@ def test_syns_that_cross_make_one_connection_that_carries_both_ways(
 
 @FAMILIES
 def test_first_datagrams_sent_at_the_same_moment_always_arrive(
-    quick_network: Network, family: int, tmp_path: Path
+    free_network: Network, family: int, tmp_path: Path
 ) -> None:
     """However the two openings interleave: here nothing but the machine decides.
 
     Within some microseconds they may meet inside the router, on different CPUs. It may take only
     one of two SYNs then, and that is all that it keeps back; nothing is out of order to it.
     """
-    net = quick_network
+    net = free_network
     invalid = net.router.firewall.invalid()
     ends = []
     with (

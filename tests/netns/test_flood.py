@@ -18,6 +18,8 @@ PORT, OTHER_PORT = 51820, 51821
 LIVING = 20
 NEWCOMERS = 3
 GROWTH_MAX_KIB = 512
+MAPS_GROWTH_MAX_KIB = 64
+"""The entries of those who got in meanwhile."""
 SHORT, LONG = 100_000, 1_000_000
 
 
@@ -43,7 +45,7 @@ def is_weathered(net: Network, count: int, xdp_mode: str) -> None:
         ends = stack.enter_context(flow(net.a, net.b, port_b=OTHER_PORT))
         assert all(verdict.clean for verdict in exchange(*ends, [100] * 100))
         assert len(shown(b)["connections"]) == LIVING + 1
-        before_kib, rounds, newcomers = b.resident_kib(), 0, 0
+        before_kib, maps_kib, rounds, newcomers = b.resident_kib(), b.maps_kib(), 0, 0
         with SynFlood(net.a, (net.b.address(), PORT), count) as flood:
             while flood.goes_on or newcomers < NEWCOMERS:
                 # every datagram of those that are there arrives, and whoever is new gets in
@@ -57,10 +59,11 @@ def is_weathered(net: Network, count: int, xdp_mode: str) -> None:
         assert flood.sent >= count
         after = shown(b)
         growth_kib = b.resident_kib() - before_kib
+        maps_growth_kib = b.maps_kib() - maps_kib
     counters = after["interfaces"][0]["counters"]
     print(
         f"{flood.sent} SYNs, {counters['rx-syn']} answered, {rounds} rounds, {newcomers} newcomers,"
-        f" daemon grew by {growth_kib} KiB"
+        f" daemon grew by {growth_kib} KiB, its maps by {maps_growth_kib} KiB"
     )
     assert len(after["connections"]) == LIVING + 1 + newcomers
     assert {entry["state"] for entry in after["connections"]} == {"established"}
@@ -69,6 +72,7 @@ def is_weathered(net: Network, count: int, xdp_mode: str) -> None:
     assert counters["tx-syn-ack"] == counters["rx-syn"]
     assert not [name for name in counters if name.endswith("-full")]
     assert growth_kib <= GROWTH_MAX_KIB
+    assert maps_growth_kib <= MAPS_GROWTH_MAX_KIB
 
 
 def test_a_hundred_thousand_forged_syns_are_not_felt(direct_network: Network) -> None:

@@ -40,7 +40,8 @@ REST_S = 5.0
 REST_MAX = 0.002
 EMPTY_WITHIN_S = 120.0
 """A shared machine may be slow; nobody waits longer than needed."""
-NEVER = "keepalive=0:::0"
+LATER = "keepalive=3600:10:3:0"
+"""Each has a deadline, which is not met in the time of a test."""
 
 
 @contextmanager
@@ -58,8 +59,8 @@ def full_house(net: Network) -> Iterator[tuple[Daemon, list[Endpoint], EchoServe
         other = stack.enter_context(Daemon(net.b))
         server = stack.enter_context(EchoServer(net.b, PORT))
         end = f"{net.b.address()}:{PORT}"
-        daemon.ctl("run", "--detach", "-f", f"remote={end},{NEVER}", "eth0", check=True)
-        other.ctl("run", "--detach", "-f", f"local={end},{NEVER}", "eth0", check=True)
+        daemon.ctl("run", "--detach", "-f", f"remote={end},{LATER}", "eth0", check=True)
+        other.ctl("run", "--detach", "-f", f"local={end},{LATER}", "eth0", check=True)
         clients = [stack.enter_context(endpoint(net.a)) for _ in range(LIVING)]
         assert ask_all(clients, server.endpoint) == LIVING
         fill_up(conns_pin(net.a, mounts))

@@ -22,7 +22,7 @@ from tests.bpf.model import WINDOW, WORD
 from tests.netns.disguise import remote_and_local
 from tests.rig.daemon import Daemon
 from tests.rig.network import Host, Network
-from tests.rig.noise import any_packet
+from tests.rig.noise import UDP, any_packet
 from tests.rig.segment import ACK, FIN, PSH, RST, SYN, End, Segment, encode_packet, end
 from tests.rig.traffic import exchange, flow
 
@@ -74,8 +74,11 @@ def outside(chance: random.Random, entry: dict[str, Any]) -> int:
     return (int(entry["ack"]) + chance.randrange(window, WORD - window)) % WORD or 1
 
 
-def forged(chance: random.Random, peer: End, ours: End, entry: dict[str, Any]) -> Segment:
-    """With a right checksum, of the peer's address; but its numbers are guessed."""
+def forged(chance: random.Random, peer: End, ours: End, entry: dict[str, Any]) -> bytes:
+    """With a right checksum, of the peer's address; but its numbers are guessed.
+
+    Only the checksum of data is wrong, which the programs do not look at: it would be delivered.
+    """
     seq = outside(chance, entry)
     beyond = (int(entry["seq"]) + chance.randrange(1, 1 << 30)) % WORD
     flags, ack, payload = chance.choice(
@@ -92,7 +95,11 @@ def forged(chance: random.Random, peer: End, ours: End, entry: dict[str, Any]) -
             (PSH, 0, b"no flag that counts"),
         ]
     )
-    return Segment(peer, ours, flags, seq, ack, chance.randrange(65536), payload)
+    segment = Segment(peer, ours, flags, seq, ack, chance.randrange(65536), payload)
+    packet = bytearray(encode_packet(segment))
+    if payload:
+        packet[-1] ^= 1
+    return bytes(packet)
 
 
 @pytest.mark.parametrize(
@@ -121,19 +128,23 @@ def test_whatever_is_sent_in_its_name_a_flow_goes_on_and_nothing_is_kept(
             stranger = replace(peer, port=1 + chance.randrange(65535))
             source = chance.choice([peer, stranger])
             send(any_packet(chance, source, ours, seq=outside(chance, before)))
-            send(encode_packet(forged(chance, peer, ours, before)))
+            # what leaves A as UDP of the flow meets the programs there
+            send(any_packet(chance, peer, ours, UDP))
+            send(forged(chance, peer, ours, before))
             if number % 500 == 499:
                 assert all(verdict.clean for verdict in exchange(*ends, SIZES, seed=number))
         facts = shown(b)
         (after,) = facts["connections"]
         counters = facts["interfaces"][0]["counters"]
         same = ("state", "role", "local", "remote")
+        sent = shown(a)["interfaces"][0]["counters"]
         growth_kib = b.resident_kib() - before_kib
         assert {key: after[key] for key in same} == {key: before[key] for key in same}
         # it is still the same connection: it did not begin again
         assert after["age"] >= before["age"]
         for name in ("malformed", "checksum", "reset", "ack", "flags", "unexpected"):
             assert counters[f"drop-rx-{name}"] > 0, name
+        assert sent["drop-malformed"] > 0
         assert counters.get("rx-rst", 0) == counters.get("rx-fin", 0) == 0
         assert own_answers(net.b) == answers
         assert growth_kib <= GROWTH_MAX_KIB

@@ -119,6 +119,16 @@ class Program:
         (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1])
 
+    def maps_kib(self) -> int:
+        """Memory of the BPF maps that it has open, each once (memlock of proc(5), fdinfo)."""
+        maps: dict[str, int] = {}
+        for path in Path(f"/proc/{self.pid}/fdinfo").iterdir():
+            lines = path.read_text(encoding="ascii").splitlines()
+            facts = dict(line.split(":", 1) for line in lines if ":" in line)
+            if "map_id" in facts:
+                maps[facts["map_id"].strip()] = int(facts["memlock"])
+        return sum(maps.values()) // 1024
+
     def cpu_s(self) -> float:
         """Processor time it has used so far, user and system."""
         fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
