@@ -7,6 +7,7 @@ UDP.
 """
 
 import errno
+import itertools
 import json
 import random
 import socket
@@ -20,16 +21,19 @@ import pytest
 
 from tests.bpf.model import WINDOW, WORD
 from tests.netns.disguise import remote_and_local
+from tests.netns.talk import heard, say
 from tests.rig.daemon import Daemon
+from tests.rig.namespace import wait_until
 from tests.rig.network import Host, Network
 from tests.rig.noise import UDP, any_packet
 from tests.rig.segment import ACK, FIN, PSH, RST, SYN, End, Segment, encode_packet, end
-from tests.rig.traffic import exchange, flow
+from tests.rig.traffic import Endpoint, exchange, flow
 
 PORT = 51820
 FRAMES = 2000
 SIZES = [31, 1400] * 100
 GROWTH_MAX_KIB = 512
+WITHIN_S = 20.0
 
 
 @contextmanager
@@ -152,3 +156,56 @@ def test_whatever_is_sent_in_its_name_a_flow_goes_on_and_nothing_is_kept(
         for program in (a, b):
             program.check_running()
             assert "Traceback" not in program.log
+
+
+def await_flow(source: Endpoint, target: Endpoint) -> None:
+    """Until the latest datagram arrives; nothing is under way then."""
+    numbers = itertools.count()
+
+    def goes_on() -> bool:
+        say(source, last := b"%d" % next(numbers))
+        return last in heard(target, 10, 0.1)
+
+    wait_until(goes_on, WITHIN_S, "a datagram arrives")
+
+
+@pytest.mark.parametrize("xdp_mode", ["native", "none"])
+@pytest.mark.parametrize("distance", [WORD // 2 - 1000, WORD // 2 + 1000], ids=["on", "back"])
+def test_a_sender_whose_numbers_were_moved_goes_on(
+    direct_network: Network, xdp_mode: str, distance: int
+) -> None:
+    """Forged data moves what A expects, a forged ACK says that B takes nothing more."""
+    net = direct_network
+    at_a, at_b = remote_and_local(net, 4, PORT)
+    with (
+        Daemon(net.a) as a,
+        Daemon(net.b) as b,
+        flow(net.a, net.b, 4, port_b=PORT) as (one, other),
+        attacker(net.b, 4) as send,
+    ):
+        a.ctl("run", "--detach", "-x", xdp_mode, "-f", at_a, "eth0", check=True)
+        b.ctl("run", "--detach", "-x", xdp_mode, "-f", at_b, "eth0", check=True)
+        assert all(verdict.clean for verdict in exchange(one, other, SIZES))
+        (entry,) = shown(a)["connections"]
+        names = end(net.b.address(), PORT), end(net.a.address(), one.socket.getsockname()[1])
+        seq = (entry["ack"] + distance) % WORD
+        for _ in range(2):
+            for ack in range(0, WORD, WORD // 4):
+                data = bytearray(encode_packet(Segment(*names, ACK | PSH, seq, ack, 0, b"xy")))
+                data[-1] ^= 1  # so that UDP drops it
+                send(bytes(data))
+                send(encode_packet(Segment(*names, ACK, seq + 2, ack, 0)))
+
+        def is_moved() -> bool:
+            (entry,) = shown(a)["connections"]
+            return bool(entry["ack"] == seq + 2 and entry["peer-window"] == 0)
+
+        wait_until(is_moved, WITHIN_S, "the numbers of A are moved")
+
+        for ends in ((one, other), (other, one)):
+            await_flow(*ends)
+            to_other, _ = exchange(*ends, SIZES, both=False)
+            assert to_other.clean, to_other
+        (after,) = shown(a)["connections"]
+        assert after["state"] == "established"
+        assert after["age"] >= entry["age"]
