@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Coroutine
@@ -359,6 +360,16 @@ def test_events_that_come_faster_than_they_are_taken_are_counted_and_told(
             assert told == ["90 events are lost, they came too fast"] + [
                 f"line {number}" for number in range(10)
             ]
+
+    run(scene(), asyncio.new_event_loop)
+
+
+def test_how_long_other_sockets_wait_is_not_changed_by_a_connection(bus: PrivateBus) -> None:
+    async def scene() -> None:
+        client = await Client.open(bus.address)
+        client.close()
+        with socket.socket() as other:
+            assert other.gettimeout() is None
 
     run(scene(), asyncio.new_event_loop)
 
