@@ -24,7 +24,7 @@ from mimicd.core.errors import (
     NotRunningError,
 )
 from mimicd.core.manager import Listener, Options
-from mimicd.core.model import Filter, InterfaceConfig
+from mimicd.core.model import InterfaceConfig
 from mimicd.core.part import WHOLE, Part
 from mimicd.core.preflight import WIREGUARD_BYTES, Line
 from mimicd.core.rules import RuleBook
