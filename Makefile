@@ -168,6 +168,7 @@ uninstall:
 	    '$(DESTDIR)$(unitdir)/dbus-org.mimicd1.service' \
 	    $(foreach file,$(actions),'$(DESTDIR)$(actiondir)/$(notdir $(file))')
 	rm -rf '$(DESTDIR)$(exampledir)'
+	rmdir '$(DESTDIR)$(datadir)/doc/mimicd' 2>/dev/null || true
 	rm -f $(foreach page,$(pages),'$(DESTDIR)$(mandir)/$(page)') \
 	    $(foreach file,$(completions),'$(DESTDIR)$(datadir)/$(file)')
 	test -n '$(DESTDIR)' || rm -rf /var/cache/mimicd

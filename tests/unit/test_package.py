@@ -100,6 +100,15 @@ def test_commands_run_debians_python_and_nothing_of_the_users(installed: Path) -
         assert command.stat().st_mode & 0o777 == 0o755
 
 
+def test_what_is_installed_can_be_removed_to_the_last_file(tmp_path: Path) -> None:
+    where = (f"DESTDIR={tmp_path}", "prefix=/usr/local")
+    run("make", "install", *where, "compile=no")
+    assert files(tmp_path)
+    run("make", "uninstall", *where)
+    left = [path for path in tmp_path.rglob("*") if not path.is_dir() or "mimic" in path.name]
+    assert left == []
+
+
 def test_another_prefix_reaches_the_units(tmp_path: Path) -> None:
     run("make", "install", f"DESTDIR={tmp_path}", "prefix=/opt/x", "compile=no")
     units = tmp_path / "opt/x/lib/systemd/system"
