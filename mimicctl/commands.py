@@ -144,15 +144,20 @@ class Commands:
                     table.interface_facts(view, facts["version"], facts["pid"], time.time(), colour)
                 )
             if with_connections:
-                parts.append(self._connections(view["name"], own))
+                parts.append(self._connections(view, own))
         self._output.data("\n".join(parts))
 
-    def _connections(self, name: str, connections: list[dict[str, Any]]) -> str:
+    def _connections(self, view: dict[str, Any], connections: list[dict[str, Any]]) -> str:
         if not connections:
-            return f"{table.printable(name)} has no connections.\n"
-        notes = table.notes(connections)
-        text = table.connection_table(connections, self._output.colour)
-        return "\n".join([text, *(f"{note}\n" for note in notes)]) if notes else text
+            return table.no_connection(view)
+        columns = self._output.columns
+        parts = [
+            table.connection_summary(view["name"], connections)
+            + table.connection_list(connections, columns, self._output.colour)
+        ]
+        if notes := table.notes(connections, columns):
+            parts.append("".join(f"{note}\n" for note in notes))
+        return "\n".join(parts)
 
     async def _list(self, client: AnyClient) -> None:
         views = await client.interfaces()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from typing import Any, TextIO
 
@@ -17,6 +18,8 @@ class Output:
 
     def __init__(self) -> None:
         self.colour = _is_for_people(sys.stdout)
+        self.columns = _columns(sys.stdout)
+        """Of the terminal that data goes to, None for anything else."""
         self.talk_colour = _is_for_people(sys.stderr)
 
     def data(self, text: str) -> None:
@@ -47,6 +50,11 @@ class Output:
 def person_is_there() -> bool:
     """Whether somebody could be asked for a password."""
     return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _columns(stream: TextIO) -> int | None:
+    # The size of a terminal that does not know its own is 0.
+    return (shutil.get_terminal_size((0, 0)).columns or None) if stream.isatty() else None
 
 
 def _is_for_people(stream: TextIO) -> bool:

@@ -6,6 +6,8 @@ What comes from the daemon may stem from the wire, so it is made printable first
 
 from __future__ import annotations
 
+import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ _STATE_COLOURS = {"established": "32", "syn-sent": "33", "syn-received": "33", "
 # What became of them is told in facts of their own.
 _NOT_AMONG_SETTINGS = {"link_type", "xdp_mode"}
 _LABEL_WIDTH = 14
+_STATE_WIDTH = 13
 
 CONNECTION_HEADER = (
     *("LOCAL", "REMOTE", "STATE", "ROLE", "SEQ", "ACK", "MSS"),
@@ -36,7 +39,7 @@ def table(
 ) -> str:
     """Columns as wide as needed; those in `right` flush right. Cells in `colour_of` get colour."""
     body = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    widths = _widths(header, body)
 
     def line(cells: Sequence[str], colours: Mapping[str, str]) -> str:
         shown = []
@@ -47,6 +50,10 @@ def table(
 
     lines = [line(header, {}), *(line(row, colour_of or {}) for row in body)]
     return "\n".join(lines) + "\n"
+
+
+def _widths(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(header, *body, strict=True)]
 
 
 def interface_table(views: Sequence[Mapping[str, Any]], now_s: float) -> str:
@@ -103,37 +110,114 @@ def _payload(bytes_: int) -> str:
     return f"{bytes_} bytes of UDP, for WireGuard MTU = {max(0, bytes_ - WIREGUARD_BYTES)}"
 
 
-def connection_table(connections: Iterable[Mapping[str, Any]], colour: bool = False) -> str:
-    """The connections, one line each."""
-    rows = [
-        (
-            one["local"],
-            one["remote"],
-            one["state"],
-            one["role"],
-            str(one["seq"]),
-            str(one["ack"]),
-            str(one["peer-mss"]),
-            duration(one["age"]),
-            duration(one["idle"]),
-            size(one["tx-bytes"]),
-            size(one["rx-bytes"]),
-            str(sum(one["drops"].values())),
-            one["filter"],
+def connection_summary(name: str, connections: Sequence[Mapping[str, Any]]) -> str:
+    """ "eth0: 3 connections: 2 established, 1 idle", the most frequent state first."""
+    states = Counter(one["state"] for one in connections)
+    words = ", ".join(f"{count} {state}" for state, count in states.most_common())
+    count = len(connections)
+    return printable(f"{name}: {count} connection{'' if count == 1 else 's'}: {words}") + "\n"
+
+
+def no_connection(view: Mapping[str, Any]) -> str:
+    """Why there is none, as far as the counters tell."""
+    words = f"{printable(view['name'])} has no connections"
+    counters = view["counters"]
+    if dropped := counters.get("drop-passive", 0):
+        return (
+            f"{words}: {dropped} datagrams were dropped because their filter is passive (handshake"
+            " interval 0): the peer has to connect first.\n"
         )
-        for one in connections
-    ]
-    colours = _STATE_COLOURS if colour else None
-    return table(CONNECTION_HEADER, rows, _CONNECTION_RIGHT, colours)
+    if view["ifindex"] and view["filters"] and not any(counters.values()):
+        return (
+            f"{words}: no packet has matched a filter yet; do they name the addresses and ports"
+            " that the program uses?\n"
+        )
+    return f"{words}.\n"
 
 
-def notes(connections: Iterable[Mapping[str, Any]]) -> list[str]:
-    """One sentence for each connection that does not work."""
-    return [
+def connection_list(
+    connections: Iterable[Mapping[str, Any]], columns: int | None = None, colour: bool = False
+) -> str:
+    """The connections, one line each where so many columns have room for that (None: any
+    number), else a few lines each."""
+    shown = list(connections)
+    rows = [[printable(cell) for cell in _connection_cells(one)] for one in shown]
+    if columns is None or _line_length(CONNECTION_HEADER, rows) <= columns:
+        return table(CONNECTION_HEADER, rows, _CONNECTION_RIGHT, _STATE_COLOURS if colour else None)
+    return "".join(
+        _connection_lines(row, one["drops"], columns, colour)
+        for row, one in zip(rows, shown, strict=True)
+    )
+
+
+def _connection_cells(one: Mapping[str, Any]) -> tuple[str, ...]:
+    """In the order of CONNECTION_HEADER."""
+    return (
+        one["local"],
+        one["remote"],
+        one["state"],
+        one["role"],
+        str(one["seq"]),
+        str(one["ack"]),
+        str(one["peer-mss"]),
+        duration(one["age"]),
+        duration(one["idle"]),
+        size(one["tx-bytes"]),
+        size(one["rx-bytes"]),
+        str(sum(one["drops"].values())),
+        one["filter"],
+    )
+
+
+def _line_length(header: Sequence[str], body: Sequence[Sequence[str]]) -> int:
+    return sum(_widths(header, body)) + 2 * (len(header) - 1)
+
+
+def _connection_lines(
+    row: Sequence[str], drops: Mapping[str, int], columns: int, colour: bool
+) -> str:
+    """What the table has in one line: the state in front of the ends, the rest below them."""
+    local, remote, state, role, seq, ack, mss, age, idle, sent, received, dropped, of = row
+    ends = [f"{local} -> {remote}"]
+    if len(ends[0]) > columns - _STATE_WIDTH:
+        ends = [f"{local} ->", remote]
+    if drops:
+        dropped += f" ({', '.join(f'{printable(why)} {count}' for why, count in drops.items())})"
+    details = (
+        f"{role}, age {age}, idle {idle}, peer MSS {mss}",
+        f"sent {sent}, received {received}, dropped {dropped}",
+        f"seq {seq}, ack {ack}, filter {of}",
+    )
+    indent = " " * _STATE_WIDTH
+    first = coloured(state.ljust(_STATE_WIDTH), _STATE_COLOURS.get(state, ""), colour)
+    lines = [first + ends[0], *(indent + end for end in ends[1:])]
+    for text in details:
+        lines += _wrapped(text, columns, indent)
+    return "\n".join(lines) + "\n"
+
+
+def notes(connections: Iterable[Mapping[str, Any]], columns: int | None = None) -> list[str]:
+    """One sentence for each connection that does not work, in lines of at most so many columns."""
+    sentences = [
         printable(f"{one['local']} -> {one['remote']}: {one['note']}")
         for one in connections
         if one["note"]
     ]
+    if columns is None:
+        return sentences
+    return ["\n".join(_wrapped(one, columns, "", "  ")) for one in sentences]
+
+
+def _wrapped(text: str, columns: int, indent: str, further: str = "") -> list[str]:
+    """Lines that are longer than that only where a word is."""
+    return textwrap.wrap(
+        text,
+        max(columns, len(indent) + 20),
+        initial_indent=indent,
+        subsequent_indent=indent + further,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def filters(count: int) -> str:

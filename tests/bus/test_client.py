@@ -2,13 +2,16 @@
 """mimicctl as a process against the real service over a fake manager."""
 
 import asyncio
+import fcntl
 import json
 import os
 import pty
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,12 +80,13 @@ def test_show_prints_facts_and_connections_and_json_for_programs(bus: PrivateBus
         assert out.startswith("eth0: running\n")
         assert f"PID {daemon.process.pid}, mimicd 1.2.3" in out
         assert "1460 bytes of UDP" in out
-        assert out.count("established") == 3
+        assert out.count("established  initiator") == 3
         assert "eth1" not in out
 
         assert "LOCAL" not in ctl(bus, "show", "-p", "eth0")[1]
         assert "PID" not in ctl(bus, "show", "-c", "eth0")[1]
         assert ctl(bus, "show")[1].count(": running\n") == 2
+        assert ctl(bus, "show", "-c")[1].count(": 3 connections: 3 established\nLOCAL") == 2
 
         shown = json.loads(ctl(bus, "show", "--json", "eth1")[1])
         assert shown["pid"] == daemon.process.pid
@@ -313,32 +317,46 @@ def test_output_that_nobody_reads_is_no_traceback(bus: PrivateBus) -> None:
         assert (done.returncode, done.stderr) == (1, b"")
 
 
+def shown_on_a_terminal(bus: PrivateBus, columns: int, **environ: str) -> bytes:
+    """What `show eth0` writes to one that is so wide; 0: it does not know."""
+    controller, terminal = pty.openpty()
+    try:
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 50, columns, 0, 0))
+        given = {names.ADDRESS_VARIABLE: bus.address, "NO_COLOR": "", "TERM": "xterm", **environ}
+        done = subprocess.run(
+            [*PYTHON, "-m", "mimicctl", "show", "eth0"],
+            cwd=ROOT,
+            stdout=terminal,
+            env={**os.environ, **given},
+            timeout=15,
+            check=False,
+        )
+        assert done.returncode == 0
+        return os.read(controller, 65536)
+    finally:
+        os.close(terminal)
+        os.close(controller)
+
+
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
 def test_colour_is_for_a_terminal_only(bus: PrivateBus, no_color: str, coloured: bool) -> None:
     with StandIn(bus, "--running", "eth0"):
         assert "\x1b[" not in ctl(bus, "show")[1]
-        controller, terminal = pty.openpty()
-        try:
-            done = subprocess.run(
-                [*PYTHON, "-m", "mimicctl", "show", "eth0"],
-                cwd=ROOT,
-                stdout=terminal,
-                env={
-                    **os.environ,
-                    names.ADDRESS_VARIABLE: bus.address,
-                    "NO_COLOR": no_color,
-                    "TERM": "xterm",
-                },
-                timeout=15,
-                check=False,
-            )
-            shown = os.read(controller, 65536)
-        finally:
-            os.close(terminal)
-            os.close(controller)
-        assert done.returncode == 0
+        shown = shown_on_a_terminal(bus, 0, NO_COLOR=no_color)
         assert (b"\x1b[32mestablished\x1b[0m" in shown) is coloured
         assert (b"\x1b" in shown) is coloured
+
+
+def test_what_is_shown_fits_the_terminal(bus: PrivateBus) -> None:
+    note = "waiting for 203.0.113.5:3 for 9 s: nothing was received; does a firewall drop it?"
+    with StandIn(bus, "--running", "eth0", "--note", note):
+        # A pipe has no width.
+        assert max(map(len, ctl(bus, "show")[1].splitlines())) > 120
+        for columns in (80, 120):
+            shown = shown_on_a_terminal(bus, columns, NO_COLOR="1").decode()
+            assert max(map(len, shown.splitlines())) <= columns
+            assert shown.count("seq ") == 4
+            assert note in " ".join(shown.split())
 
 
 def test_events_that_come_faster_than_they_are_taken_are_counted_and_told(

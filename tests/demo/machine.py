@@ -45,7 +45,7 @@ class Machine:
         self._report.command(self.name, f"mimicctl show {interface}")
         answer = self._daemon.ctl("show", interface)
         self._report.quote(answer.stdout + answer.stderr)
-        established = sum("established" in line for line in answer.stdout.splitlines())
+        established = sum("established  " in line for line in answer.stdout.splitlines())
         self._report.check(
             f"mimicctl show at {self.name} names established connections",
             answer.exit_code == 0 and established > 0,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Plain data as text for people."""
 
+import re
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ def test_the_facts_of_an_interface() -> None:
 
 
 def test_the_table_of_connections() -> None:
-    shown = table.connection_table([connection(), connection(local="[2001:db8::1]:1", drops={})])
+    shown = table.connection_list([connection(), connection(local="[2001:db8::1]:1", drops={})])
     assert shown == (
         "LOCAL            REMOTE               STATE        ROLE              SEQ  ACK   MSS"
         "     AGE  IDLE     SENT  RECEIVED  DROPPED  FILTER\n"
@@ -83,14 +84,89 @@ def test_the_table_of_connections() -> None:
     )
 
 
-def test_colour_does_not_move_the_columns() -> None:
+LONG = {
+    "local": "[2001:db8:1111:2222:3333:4444:5555:6666]:51820",
+    "remote": "[2001:db8:1111:2222:3333:4444:5555:7777]:51820",
+    "filter": "remote=[2001:db8:1111:2222:3333:4444:5555:7777]:51820 (wireguard wg0)",
+    "state": "idle",
+}
+
+
+def test_connections_have_some_lines_each_where_the_table_is_too_wide() -> None:
+    both = [connection(), connection(**LONG)]
+    assert table.connection_list(both, 80) == (
+        "established  192.0.2.1:51820 -> [2001:db8::5]:51820\n"
+        "             initiator, age 1h 02m, idle 0s, peer MSS 1440\n"
+        "             sent 4.4 KiB, received 100 B, dropped 7 (cooldown 3, too-big 4)\n"
+        "             seq 4294967295, ack 7, filter remote=[2001:db8::5]:51820\n"
+        "idle         [2001:db8:1111:2222:3333:4444:5555:6666]:51820 ->\n"
+        "             [2001:db8:1111:2222:3333:4444:5555:7777]:51820\n"
+        "             initiator, age 1h 02m, idle 0s, peer MSS 1440\n"
+        "             sent 4.4 KiB, received 100 B, dropped 7 (cooldown 3, too-big 4)\n"
+        "             seq 4294967295, ack 7, filter\n"
+        "             remote=[2001:db8:1111:2222:3333:4444:5555:7777]:51820 (wireguard\n"
+        "             wg0)\n"
+    )
+    in_a_row = table.connection_list([connection()])
+    length = max(map(len, in_a_row.splitlines()))
+    assert table.connection_list([connection()], length) == in_a_row
+    assert table.connection_list([connection()], length - 1) != in_a_row
+
+
+@given(st.integers(20, 200), st.lists(st.sampled_from([{}, LONG]), min_size=1, max_size=4))
+def test_whatever_the_width_everything_is_told(columns: int, changes: list[dict[str, Any]]) -> None:
+    shown = table.connection_list([connection(**one) for one in changes], columns)
+    words = " ".join(shown.split())
+    for one in (connection(**changed) for changed in changes):
+        cells = [one["local"], one["remote"], one["state"], one["filter"], str(one["seq"])]
+        for cell in (*cells, "initiator", "1h 02m", "4.4 KiB", "100 B", "1440"):
+            assert cell in words
+
+
+@given(st.integers(80, 250), st.lists(st.sampled_from([{}, LONG]), min_size=1, max_size=4))
+def test_no_line_is_longer_than_the_terminal(columns: int, changes: list[dict[str, Any]]) -> None:
+    note = "one-way: 65 datagrams were sent and none came back; check padding at both ends"
+    connections = [connection(**one, note=note) for one in changes]
+    shown = table.connection_list(connections, columns)
+    shown += "".join(f"{note}\n" for note in table.notes(connections, columns))
+    assert max(map(len, shown.splitlines())) <= columns
+
+
+@pytest.mark.parametrize("columns", [None, 80])
+def test_colour_does_not_move_anything(columns: int | None) -> None:
     connections = [connection(), connection(state="idle")]
-    coloured = table.connection_table(connections, colour=True)
-    assert "\x1b[32mestablished\x1b[0m  initiator" in coloured
-    assert "\x1b[2midle       \x1b[0m  initiator" in coloured
-    for code in ("\x1b[32m", "\x1b[2m", "\x1b[0m"):
-        coloured = coloured.replace(code, "")
-    assert coloured == table.connection_table(connections)
+    coloured = table.connection_list(connections, columns, colour=True)
+    assert "\x1b[32mestablished" in coloured
+    assert "\x1b[2midle       " in coloured
+    assert re.sub(r"\x1b\[\d*m", "", coloured) == table.connection_list(connections, columns)
+
+
+def test_the_states_are_counted() -> None:
+    states = ("idle", "established", "syn-sent", "established")
+    many = [connection(state=state) for state in states]
+    assert table.connection_summary("eth0", many) == (
+        "eth0: 4 connections: 2 established, 1 idle, 1 syn-sent\n"
+    )
+    assert table.connection_summary("eth0", many[:1]) == "eth0: 1 connection: 1 idle\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "."),
+        ({"counters": {}}, ": no packet has matched a filter yet;"),
+        ({"counters": {"tx-data": 0}}, ": no packet has matched a filter yet;"),
+        ({"counters": {"drop-passive": 3}}, ": 3 datagrams were dropped because their filter is"),
+        ({"counters": {}, "filters": []}, "."),
+        ({"counters": {}, "ifindex": 0, "state": "waiting"}, "."),
+    ],
+)
+def test_why_there_is_no_connection_is_told_as_far_as_it_is_known(
+    changes: dict[str, Any], words: str
+) -> None:
+    shown = table.no_connection({**VIEW, **changes})
+    assert shown.startswith(f"eth0 has no connections{words}")
+    assert shown.count("\n") == 1
 
 
 def test_the_table_of_interfaces() -> None:
@@ -105,6 +181,10 @@ def test_only_connections_that_do_not_work_get_a_sentence() -> None:
     assert table.notes([connection(), silent]) == [
         "192.0.2.1:51820 -> [2001:db8::5]:51820:"
         " no answer to the SYN: the peer or a firewall drops it"
+    ]
+    assert table.notes([connection(), silent], 80) == [
+        "192.0.2.1:51820 -> [2001:db8::5]:51820: no answer to the SYN: the peer or a\n"
+        "  firewall drops it"
     ]
 
 
@@ -128,8 +208,12 @@ def test_nothing_from_the_daemon_can_steer_the_terminal(text: str) -> None:
     shown = [
         table.interface_facts(view, "1", 2, NOW_S),
         table.interface_table([view], NOW_S),
-        table.connection_table([hostile]),
+        table.connection_list([hostile]),
+        table.connection_list([hostile], 80),
+        table.connection_summary(text, [hostile]),
+        table.no_connection({**view, "counters": {}}),
         "".join(table.notes([hostile])),
+        "".join(table.notes([hostile], 80)),
         table.log_line(text, 2, text),
     ]
     for one in shown:
