@@ -255,8 +255,11 @@ class Commands:
         except InvalidConfigError as exc:
             # What has a place was refused before; this is about the whole.
             raise InvalidConfigError(f"{what}: {exc}", exc.hint) from None
-        count = f", {table.filters(len(config.filters))}" if config.filters else ""
-        words = f"{what}: the settings are good{count}"
+        words = f"{what}: the settings are good"
+        if config.filters:
+            words += f", {table.counted(len(config.filters), 'filter')}"
+        if config.wireguard:
+            words += f", and those of WireGuard on {', '.join(config.wireguard)}"
         if "json" in self._request.switches:
             self._output.talk(words)
         else:
@@ -341,7 +344,7 @@ def _read_config(file: str) -> dict[str, Any]:
 
 
 def _running_line(view: dict[str, Any]) -> str:
-    filters = table.filters(len(view["filters"]))
+    filters = table.counted(len(view["filters"]), "filter")
     words = f"{view['name']}: running, link {view['link-type']}, XDP {view['xdp-mode']}, {filters}"
     return table.printable(words) + "\n"
 

@@ -14,6 +14,7 @@ from typing import Any
 from mimicd.core.preflight import WIREGUARD_BYTES
 from mimicd.core.settings import BY_KEY
 from mimicd.core.terminal import coloured as coloured
+from mimicd.core.terminal import counted as counted
 from mimicd.core.terminal import log_line as log_line
 from mimicd.core.terminal import printable as printable
 
@@ -114,8 +115,7 @@ def connection_summary(name: str, connections: Sequence[Mapping[str, Any]]) -> s
     """ "eth0: 3 connections: 2 established, 1 idle", the most frequent state first."""
     states = Counter(one["state"] for one in connections)
     words = ", ".join(f"{count} {state}" for state, count in states.most_common())
-    count = len(connections)
-    return printable(f"{name}: {count} connection{'' if count == 1 else 's'}: {words}") + "\n"
+    return printable(f"{name}: {counted(len(connections), 'connection')}: {words}") + "\n"
 
 
 def no_connection(view: Mapping[str, Any]) -> str:
@@ -124,8 +124,8 @@ def no_connection(view: Mapping[str, Any]) -> str:
     counters = view["counters"]
     if dropped := counters.get("drop-passive", 0):
         return (
-            f"{words}: {dropped} datagrams were dropped because their filter is passive (handshake"
-            " interval 0): the peer has to connect first.\n"
+            f"{words}: {counted(dropped, 'datagram')} dropped because the filter is passive"
+            " (handshake interval 0): the peer has to connect first.\n"
         )
     if view["ifindex"] and view["filters"] and not any(counters.values()):
         return (
@@ -218,11 +218,6 @@ def _wrapped(text: str, columns: int, indent: str, further: str = "") -> list[st
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def filters(count: int) -> str:
-    """ "1 filter", "2 filters"."""
-    return "1 filter" if count == 1 else f"{count} filters"
 
 
 def duration(seconds: float) -> str:

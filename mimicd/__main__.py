@@ -144,6 +144,7 @@ async def _serve(invocation: Invocation) -> int:
                         "stop the other mimicd first; --netns tells network namespaces apart",
                     )
                 _ready()
+                log.info("serving at the varlink socket, without a bus")
                 await ended
         by = ended.result()
     finally:

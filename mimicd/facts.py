@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from mimicd.core.errors import MimicError, NoSuchInterfaceError
-from mimicd.core.model import Filter, Origin
-from mimicd.core.preflight import Facts, Line, LinkFacts, examine
+from mimicd.core.model import Filter, InterfaceConfig, Origin
+from mimicd.core.preflight import Facts, Line, LinkFacts, TunnelFacts, examine
+from mimicd.core.wireguard import filters_of
 from mimicd.kernel import bpf, bpffs, btf, ethtool, xdp_features
 from mimicd.kernel.guard import is_guarded
 from mimicd.kernel.netlink import Link, Netlink
+from mimicd.kernel.wireguard import read_tunnel
 from mimicd.resolver import resolve
 
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_PERFMON": 38, "CAP_BPF": 39}
@@ -36,18 +38,21 @@ _LOOPBACK = 772  # ARPHRD_LOOPBACK
 
 
 async def check(
-    net: Netlink, interface: str, filters: Sequence[Filter], running: bool, probe: bool
+    net: Netlink, interface: str, config: InterfaceConfig, running: bool, probe: bool
 ) -> list[Line]:
     """All lines of one interface. `probe`: also ask the peers whether they answer."""
     names: dict[str, str] = {}
     known: list[Filter] = []
-    for one in filters:
+    for one in config.filters:
         try:
             known += await resolve([one])
             if one.host:
                 names[one.host] = ""
         except MimicError as error:
             names[one.host or one.text()] = str(error)
+    tunnels = {name: await _tunnel_facts(net, name) for name in config.wireguard}
+    for name, found in tunnels.items():
+        known += filters_of(name, found.tunnel, config.flow)
     facts = Facts(
         kernel=platform.release(),
         missing_capabilities=_missing_capabilities(),
@@ -61,10 +66,11 @@ async def check(
         ruleset=await _ruleset(),
         clock_s=time.time(),
         names=names,
+        tunnels=tunnels,
     )
     if probe and not running:
         facts = replace(facts, answers=await _answers(known))
-    return examine(interface, facts, known)
+    return examine(interface, facts, known, config)
 
 
 def _capabilities() -> int:
@@ -119,6 +125,22 @@ async def _link_facts(net: Netlink, interface: str, running: bool) -> LinkFacts 
         is_bridged=link.kind == "bridge" or _is_bridge_port(link.name),
         is_guarded=await is_guarded(net, link),
     )
+
+
+async def _tunnel_facts(net: Netlink, name: str) -> TunnelFacts:
+    try:
+        link = await net.link(name)
+    except NoSuchInterfaceError:
+        return TunnelFacts(missing=True)
+    try:
+        tunnel = await read_tunnel(name, link.kind)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
+            return TunnelFacts(refused="it is no WireGuard interface")
+        return TunnelFacts(refused=error.strerror or str(error))
+    except ValueError as error:
+        return TunnelFacts(refused=str(error))
+    return TunnelFacts(mtu_bytes=link.mtu_bytes, tunnel=tunnel)
 
 
 def _is_bridge_port(name: str) -> bool:

@@ -30,6 +30,7 @@ from mimicd.core.preflight import WIREGUARD_BYTES, Line
 from mimicd.core.rules import RuleBook
 from mimicd.core.settings import build_config, config_texts
 from mimicd.core.sources import Known, guarded_filters, known_of, strict_filters
+from mimicd.core.terminal import counted
 from mimicd.core.values import parse_verbosity
 from mimicd.core.wireguard import Tunnel
 from mimicd.follower import Follower
@@ -198,7 +199,7 @@ class Supervisor:
             finally:
                 follower.settle()
             self._save(instance)
-            self._log(instance.name, INFO, f"reloaded: {len(book.filters)} filters")
+            self._log(instance.name, INFO, f"reloaded: {counted(len(book.filters), 'filter')}")
             self._tell_added(instance.view())
 
     async def set_log_level(self, interface: str, level: str) -> None:
@@ -224,8 +225,10 @@ class Supervisor:
         """See core.manager."""
         texts = dict(options)
         probe = texts.pop("probe", "") == "true"
-        filters = build_config(texts).filters if "filter" in texts else ()
-        return await facts.check(self._net, interface, filters, interface in self._instances, probe)
+        config = (
+            build_config(texts) if {"filter", "wireguard"} & texts.keys() else InterfaceConfig()
+        )
+        return await facts.check(self._net, interface, config, interface in self._instances, probe)
 
     def count_connections(self) -> int:
         """Of all interfaces, about."""
@@ -390,8 +393,8 @@ class Supervisor:
         self._log(
             name,
             INFO,
-            f"attached (XDP {view.xdp_mode}, {len(view.filters)} filters, datagrams up to"
-            f" {view.max_payload} bytes: for WireGuard MTU ="
+            f"attached (XDP {view.xdp_mode}, {counted(len(view.filters), 'filter')}, datagrams up"
+            f" to {view.max_payload} bytes: for WireGuard MTU ="
             f" {max(0, view.max_payload - WIREGUARD_BYTES)})",
         )
         if instance.plane.without_xdp:

@@ -15,6 +15,12 @@ _ENDED = {
     Reason.STOPPED: "it was stopped",
 }
 
+_LOOK_THERE = (
+    "check that mimic runs there, that its filter names this address and port, and that no firewall"
+    " drops TCP"
+)
+_REFUSED = "answered with RST, so no mimic may be running there"
+
 CHANGES = {
     Reason.OPENED: "opening",
     Reason.CROSSED: "the peer opens it as well",
@@ -76,19 +82,20 @@ def note(entry: ConnEntry, remote: str, cooldown_s: float, now_ns: int) -> str:
 def _note_opening(entry: ConnEntry, remote: str, now_ns: int) -> str:
     waited = f"waiting for {remote} for {_seconds_since(entry.state_since_ns, now_ns):.0f} s"
     if entry.flags & ConnFlag.RETRIED:
-        return f"{waited}: it answered with RST, so no mimic may be running there"
+        return f"{waited}: it {_REFUSED}"
     if entry.state is State.SYN_RECEIVED:
         return f"{waited}: its SYN came, the end of the handshake did not"
-    return (
-        f"{waited}: nothing was received; check that mimic runs there, that its filter names"
-        " this address and port, and that no firewall drops TCP"
-    )
+    return f"{waited}: nothing was received; {_LOOK_THERE}"
 
 
 def _note_idle(entry: ConnEntry, remote: str, cooldown_s: float) -> str:
     why = _ENDED.get(entry.last_reset, "")
+    # `ack` is that of the peer's SYN+ACK or SYN; 0 as long as none came.
+    if entry.last_reset is Reason.RESET_BY_PEER and not entry.ack:
+        why = f"the peer {_REFUSED}"
     if cooldown_s > 0:
-        return f"cooling down for {cooldown_s:.0f} s more: {why or 'it ended'} ({remote})"
+        more = f"; {_LOOK_THERE}" if entry.last_reset is Reason.NO_ANSWER else ""
+        return f"cooling down for {cooldown_s:.0f} s more: {why or 'it ended'} ({remote}){more}"
     if entry.drops[CONN_DROPS.index("passive")]:
         return f"passive: datagrams are dropped until {remote} connects"
     return f"idle: {why}; the next datagram opens it again" if why else ""

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mimicd.core.model import PADDING_RANDOM, Filter, Handshake, Origin
+from mimicd.core.model import PADDING_RANDOM, Filter, Handshake, InterfaceConfig, Origin
+from mimicd.core.terminal import counted
+from mimicd.core.wireguard import Tunnel, mtu_bytes
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 DISGUISE_BYTES = 12
@@ -19,6 +21,7 @@ _OLDEST_KERNEL = (5, 9)
 _FRAGS_KERNEL = (5, 18)
 # When this was written; a clock before it has not been set.
 _EARLIEST_CLOCK_S = 1_700_000_000
+_NO_CONFIG = InterfaceConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,18 @@ class LinkFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class TunnelFacts:
+    """A WireGuard interface whose packets are to be disguised."""
+
+    missing: bool = False
+    """There is none of that name."""
+    refused: str = ""
+    """Why it cannot be asked."""
+    mtu_bytes: int = 0
+    tunnel: Tunnel = field(default_factory=Tunnel)
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What was found. Texts are reasons, "" where there is nothing wrong."""
 
@@ -85,17 +100,33 @@ class Facts:
     """Host name -> why it does not resolve, "" if it does."""
     answers: Mapping[str, str] = field(default_factory=dict)
     """Peer -> "answered", "refused" or "silent", where it was asked."""
+    tunnels: Mapping[str, TunnelFacts] = field(default_factory=dict)
+    """By name."""
 
 
-def examine(interface: str, facts: Facts, filters: Sequence[Filter]) -> list[Line]:
-    """All lines, in the order in which a person would look."""
+def examine(
+    interface: str,
+    facts: Facts,
+    filters: Sequence[Filter],
+    config: InterfaceConfig = _NO_CONFIG,
+) -> list[Line]:
+    """All lines, in the order in which a person would look.
+
+    `filters`: those of the configuration, with addresses, and those of WireGuard.
+    """
     lines = [*_privileges(facts), *_kernel(facts)]
     if facts.link is None:
         words = f"there is no interface {interface} here; `ip link` lists them"
         return [*lines, Line("interface", FAIL, words)]
-    lines += [*_link(facts.link), *_xdp(facts.link, facts.kernel), *_offloads(facts.link)]
+    lines += [
+        *_link(facts.link, config.link_type),
+        *_xdp(facts.link, facts.kernel),
+        *_offloads(facts.link),
+    ]
     lines += [*_mtu(facts.link, filters), *_sysctls(facts.link, facts.sysctls)]
     lines += [*_firewall(facts.ruleset, filters), *_filters(facts, filters)]
+    for name, one in facts.tunnels.items():
+        lines += _tunnel(name, one, facts.link.mtu_bytes, config)
     lines += [*_clock(facts)]
     return lines
 
@@ -159,7 +190,7 @@ def _version(release: str) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[1]) if len(numbers) > 1 and numbers[1].isdigit() else 0
 
 
-def _link(link: LinkFacts) -> Iterator[Line]:
+def _link(link: LinkFacts, wanted_type: str) -> Iterator[Line]:
     if not link.is_up:
         yield Line("interface", FAIL, f"{link.name} is down: `ip link set {link.name} up`")
     elif not link.link_type:
@@ -169,6 +200,12 @@ def _link(link: LinkFacts) -> Iterator[Line]:
         shown = {"eth": "Ethernet", "none": "no link header"}[link.link_type]
         running = ", mimicd runs on it already" if link.is_running else ""
         yield Line("interface", OK, f"{link.name} is up, {shown}{running}")
+    if wanted_type not in ("auto", link.link_type) and link.link_type:
+        shown = (
+            "begin with an Ethernet header" if link.link_type == "eth" else "have no link header"
+        )
+        words = f"packets of {link.name} {shown}: none will be found with link_type {wanted_type}"
+        yield Line("link type", WARN, words)
     if link.has_ingress_qdisc:
         words = "an ingress qdisc is in the way of clsact; `tc qdisc show` names it"
         yield Line("TC", FAIL, f"{words}, `tc qdisc del dev {link.name} ingress` removes it")
@@ -368,6 +405,36 @@ def _filters(facts: Facts, filters: Sequence[Filter]) -> Iterator[Line]:
     if filters and len(passive) == len(filters) and _names_a_peer(filters):
         words = f"every filter is passive (handshake={Handshake(0).interval_s}): only the peer can"
         yield Line("handshake", WARN, f"{words} begin")
+
+
+def _tunnel(
+    name: str, one: TunnelFacts, link_mtu_bytes: int, config: InterfaceConfig
+) -> Iterator[Line]:
+    if one.missing:
+        yield Line("wireguard", WARN, f"there is no interface {name} yet; it will be waited for")
+        return
+    if one.refused:
+        words = f"{name} cannot be asked: {one.refused}; `wg show` lists WireGuard interfaces"
+        yield Line("wireguard", FAIL, words)
+        return
+    port, peers = one.tunnel.listen_port, len(one.tunnel.endpoints)
+    if port or peers:
+        words = f"{name} listens on port {port}" if port else f"{name} listens on no port yet"
+        yield Line(
+            "wireguard", OK, f"{words} and knows where {counted(peers, 'peer')} may be found"
+        )
+    else:
+        words = f"{name} has neither port nor endpoints: `wg show {name}`"
+        yield Line("wireguard", WARN, words)
+    fitting = mtu_bytes(link_mtu_bytes, config.flow.padding)
+    if one.mtu_bytes <= fitting:
+        yield Line("wireguard", OK, f"the MTU of {name} is {one.mtu_bytes}, up to {fitting} fit")
+    elif config.set_mtu:
+        yield Line("wireguard", OK, f"the MTU of {name} will be {fitting}, it is {one.mtu_bytes}")
+    else:
+        words = f"the MTU of {name} is {one.mtu_bytes} and should be {fitting}:"
+        words += f" `ip link set {name} mtu {fitting}`, or --set-mtu"
+        yield Line("wireguard", WARN, words)
 
 
 def _names_a_peer(filters: Iterable[Filter]) -> bool:

@@ -19,6 +19,11 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 filter", "2 filters"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def coloured(text: str, colour: str, enabled: bool) -> str:
     """`text` in an SGR colour (ECMA-48, 8.3.117)."""
     return f"\x1b[{colour}m{text}\x1b[0m" if enabled and colour else text

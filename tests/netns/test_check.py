@@ -8,6 +8,7 @@ from tests.rig.attachments import attachments
 from tests.rig.daemon import Daemon, command_path
 from tests.rig.foreign import foreign_xdp
 from tests.rig.network import Host, Network
+from tests.rig.wireguard import wireguard
 
 PORT = 51820
 
@@ -48,6 +49,23 @@ def test_what_would_keep_it_from_working_is_found(direct_network: Network) -> No
     assert lines["names"][0] == "fail"
     code, lines = check_bare(host, "eth7")
     assert (code, lines["interface"][0]) == (1, "fail")
+
+
+def test_wireguard_interfaces_are_looked_at(direct_network: Network) -> None:
+    host = direct_network.a
+    code, lines = check_bare(host, "--wireguard", "wg-none", "eth0")
+    assert (code, lines["wireguard"][0]) == (0, "warn")
+    code, lines = check_bare(host, "--wireguard", "lo", "eth0")
+    assert (code, lines["wireguard"][0]) == (1, "fail")
+    with wireguard(host, "10.9.0.1", PORT) as tunnel, Daemon(host) as daemon:
+        code, lines = check_bare(host, "--wireguard", tunnel.name, "eth0")
+        assert (code, lines["wireguard"][0]) == (0, "warn")
+        assert f"`ip link set {tunnel.name} mtu 1408`" in lines["wireguard"][1]
+        answer = daemon.ctl("check", "--wireguard", tunnel.name, "--set-mtu", "eth0")
+        assert answer.exit_code == 0
+        assert f"{tunnel.name} listens on port {PORT} and knows where 0 peers" in answer.stdout
+        assert f"the MTU of {tunnel.name} will be 1408, it is 1420" in answer.stdout
+        assert tunnel.mtu_bytes() == 1420
 
 
 def test_the_daemon_answers_the_same_and_asks_peers_when_told(direct_network: Network) -> None:

@@ -71,7 +71,7 @@ def test_beside_mimicd_run_it_can_be_looked_at_changed_and_stopped(host: Host) -
         by_address = ctl(host, os.environ, "show", "--json", "--address", f"unix:{socket}")
         assert json.loads(by_address.stdout)["pid"] == program.pid
         assert ctl(host, env, "reload", "-f", "remote=192.0.2.7:7", "eth0").exit_code == 0
-        assert "reloaded: 1 filters" in program.log
+        assert "reloaded: 1 filter" in program.log
         refused = ctl(host, env, "run", "--detach", *FILTER, "lo")
         assert refused.exit_code == 1
         assert "serves eth0 alone" in refused.stderr

@@ -94,7 +94,24 @@ def test_a_half_open_connection_says_what_is_missing() -> None:
 def test_cooling_down_says_for_how_long_and_why(step: int, left_s: int) -> None:
     one = shown(State.IDLE, cooldown_step=step, reset_ns=98 * NS, last_reset=Reason.NO_ANSWER)
     assert one.cooldown_s == left_s
-    assert one.note == f"cooling down for {left_s} s more: the peer did not answer ({REMOTE})"
+    assert one.note.startswith(
+        f"cooling down for {left_s} s more: the peer did not answer ({REMOTE}); check that mimic"
+    )
+
+
+@pytest.mark.parametrize(("ack", "words"), [(0, "no mimic may be running"), (7, "reset it")])
+def test_a_peer_that_never_answered_but_with_rst_is_told_from_one_that_ended_it(
+    ack: int, words: str
+) -> None:
+    for since_ns in (98 * NS, 50 * NS):
+        one = shown(
+            State.IDLE,
+            cooldown_step=1,
+            reset_ns=since_ns,
+            last_reset=Reason.RESET_BY_PEER,
+            ack=ack,
+        )
+        assert words in one.note
 
 
 def test_after_its_cooldown_an_entry_rests() -> None:
@@ -142,4 +159,4 @@ ENDS = set(Reason) - {
 
 @pytest.mark.parametrize("reason", ENDS)
 def test_every_end_has_words(reason: Reason) -> None:
-    assert shown(State.IDLE, last_reset=reason).note.startswith(f"idle: {CHANGES[reason]}; ")
+    assert shown(State.IDLE, last_reset=reason, ack=7).note.startswith(f"idle: {CHANGES[reason]}; ")

@@ -2,10 +2,12 @@
 """What `check` says of facts: each trouble is told in its own line, with what to do."""
 
 from dataclasses import replace
+from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 
+from mimicd.core.model import PADDING_RANDOM, FlowSettings, InterfaceConfig
 from mimicd.core.preflight import (
     FAIL,
     OK,
@@ -13,11 +15,13 @@ from mimicd.core.preflight import (
     Facts,
     Line,
     LinkFacts,
+    TunnelFacts,
     examine,
     is_good,
     largest_payload,
 )
 from mimicd.core.settings import parse_filter
+from mimicd.core.wireguard import Tunnel
 
 LINK = LinkFacts("eth0", 1500, True, "eth", "", xdp_native=True, features={"gro": True})
 GOOD = Facts(
@@ -34,6 +38,7 @@ GOOD = Facts(
     clock_s=1_800_000_000,
 )
 SERVER = [parse_filter("local=192.0.2.1:51820")]
+TUNNEL = TunnelFacts(mtu_bytes=1408, tunnel=Tunnel(51820, ((IPv4Address("192.0.2.9"), 1),)))
 PEER = [parse_filter("remote=192.0.2.9:51820,handshake=0:0")]
 
 
@@ -113,6 +118,58 @@ def test_each_trouble_of_the_link_is_told(
 ) -> None:
     lines = lines_of(replace(GOOD, link=link))
     assert [line.grade for line in lines if line.check == check and words in line.words] == [grade]
+
+
+def test_a_link_type_that_is_not_that_of_the_link_is_warned_of() -> None:
+    for kind, wanted, words in (
+        ("eth", "none", "begin with an Ethernet header"),
+        ("none", "eth", "have no link header"),
+    ):
+        facts = replace(GOOD, link=replace(LINK, link_type=kind))
+        for given in ("auto", kind):
+            lines = examine("eth0", facts, SERVER, InterfaceConfig(link_type=given))
+            assert not [line for line in lines if line.check == "link type"]
+        lines = examine("eth0", facts, SERVER, InterfaceConfig(link_type=wanted))
+        (line,) = (line for line in lines if line.check == "link type")
+        assert line.grade == WARN
+        assert words in line.words
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "config", "grades", "words"),
+    [
+        (TunnelFacts(missing=True), InterfaceConfig(), [WARN], "no interface wg0 yet"),
+        (TunnelFacts(refused="it is no one"), InterfaceConfig(), [FAIL], "wg0 cannot be asked: it"),
+        (TunnelFacts(mtu_bytes=1408), InterfaceConfig(), [WARN, OK], "neither port nor endpoints"),
+        (TUNNEL, InterfaceConfig(), [OK, OK], "port 51820 and knows where 1 peer may be found"),
+        (TUNNEL, InterfaceConfig(), [OK, OK], "1408, up to 1408 fit"),
+        (
+            replace(TUNNEL, mtu_bytes=1420),
+            InterfaceConfig(),
+            [OK, WARN],
+            "should be 1408: `ip link set wg0 mtu 1408`, or --set-mtu",
+        ),
+        (
+            replace(TUNNEL, mtu_bytes=1420),
+            InterfaceConfig(set_mtu=True),
+            [OK, OK],
+            "will be 1408, it is 1420",
+        ),
+        (
+            TUNNEL,
+            InterfaceConfig(flow=FlowSettings(padding=PADDING_RANDOM)),
+            [OK, WARN],
+            "should be 1398",
+        ),
+    ],
+)
+def test_a_wireguard_interface_is_looked_at(
+    tunnel: TunnelFacts, config: InterfaceConfig, grades: list[str], words: str
+) -> None:
+    found = examine("eth0", replace(GOOD, tunnels={"wg0": tunnel}), [], config)
+    lines = [line for line in found if line.check == "wireguard"]
+    assert [line.grade for line in lines] == grades
+    assert words in " ".join(line.words for line in lines)
 
 
 def test_a_bridge_that_netfilter_looks_into_is_warned_of() -> None:

@@ -156,7 +156,7 @@ def test_the_states_are_counted() -> None:
         ({}, "."),
         ({"counters": {}}, ": no packet has matched a filter yet;"),
         ({"counters": {"tx-data": 0}}, ": no packet has matched a filter yet;"),
-        ({"counters": {"drop-passive": 3}}, ": 3 datagrams were dropped because their filter is"),
+        ({"counters": {"drop-passive": 3}}, ": 3 datagrams dropped because the filter is passive"),
         ({"counters": {}, "filters": []}, "."),
         ({"counters": {}, "ifindex": 0, "state": "waiting"}, "."),
     ],
