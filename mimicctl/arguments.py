@@ -106,7 +106,8 @@ COMMANDS = (
         "Every fault of the settings is told; this needs no daemon. Without settings it reads"
         " /etc/mimic/<interface>.conf, if there is one, without an interface every"
         " /etc/mimic/*.conf. For an interface mimicd then looks at privileges, kernel, link, XDP,"
-        " offloads, MTU, firewall, names and WireGuard. Nothing is changed. Exit code 1: something failed.",
+        " offloads, MTU, firewall, names and WireGuard. Nothing is changed. Exit code 1: something"
+        " failed.",
     ),
     Command(
         "log",
