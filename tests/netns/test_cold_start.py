@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -40,18 +39,18 @@ FRESH_PORTS = itertools.count(20_000)
 FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
 
 
-EACH_ORDER: dict[str, Any] = {"params": [True, False], "ids": ["B above A", "A above B"]}
+EACH_ORDER = (pytest.param(True, id="B above A"), pytest.param(False, id="A above B"))
 """Which end has the higher address decides who answers a crossing."""
 
 
-@pytest.fixture(scope="module", **EACH_ORDER)
+@pytest.fixture(scope="module", params=EACH_ORDER)
 def crossing_network(request: pytest.FixtureRequest) -> Iterator[Network]:
     """A network with a wire."""
     with ordered_network(b_is_higher=request.param, wire=True) as net:
         yield net
 
 
-@pytest.fixture(scope="module", **EACH_ORDER)
+@pytest.fixture(scope="module", params=EACH_ORDER)
 def free_network(request: pytest.FixtureRequest) -> Iterator[Network]:
     """One where nothing holds packets up."""
     with ordered_network(b_is_higher=request.param) as net:
