@@ -3,7 +3,8 @@
 # make demo       the main job on real traffic, shown and checked
 # make test       every test (as root)
 # make soak       20 minutes of coming and going: memory, descriptors and maps stay as they are
-# make fuzz       the state machine beside its model, for minutes; SEED=n for other ones (as root)
+# make fuzz       the state machine beside its model, and mangled settings, for minutes; SEED=n for
+#                 other ones (as root)
 # make peers      fetch the programs that the tunnel is tested against
 # make bench      measure beside plain UDP (as root): make bench BENCH='--quick'
 # make matrix     every sender over every link in every mode, several minutes (as root)
@@ -92,7 +93,7 @@ matrix:
 
 fuzz:
 	./setup.sh --dev
-	SEED='$(SEED)' .venv/bin/python -m pytest -m slow tests/bpf/test_model.py
+	SEED='$(SEED)' .venv/bin/python -m pytest -m slow tests/bpf/test_model.py tests/unit/test_grammar.py
 
 peers:
 	sh tests/peers/fetch.sh
