@@ -111,12 +111,13 @@ static __always_inline int frame_resize(frame *f, __u32 size)
 	return f->len == size ? 0 : skb_resize(f, size);
 }
 
-/* Only the tail may go; where it cannot, the IP layer trims it. */
+/*
+ * What stands behind a datagram is left to the IP layer, which trims it for less than a
+ * helper costs.
+ */
 static __always_inline int frame_trim(frame *f, __u32 size)
 {
-	int failed = f->len == size ? 0 : bpf_skb_change_tail(f, size, 0);
-
-	return failed == NOT_SUPPORTED ? 0 : failed;
+	return 0;
 }
 
 #else

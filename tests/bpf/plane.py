@@ -28,6 +28,7 @@ from mimicd.core.model import Filter, FlowSettings
 from mimicd.kernel import compiler, dataplane
 from mimicd.kernel.bpf import Map, ProgramRun, possible_cpus, run_once
 from mimicd.kernel.ring import Ring
+from tests.bpf.packets import dissect
 from tests.rig.segment import decode_packet
 
 LOOPBACK_IFINDEX = 1
@@ -93,8 +94,11 @@ def now_ns() -> int:
 class Plane:
     """Programs and maps of one build. `reset` makes it as new."""
 
-    def __init__(self, fds: dict[str, int], inside: ThreadPoolExecutor, on_xdp: bool) -> None:
+    def __init__(
+        self, fds: dict[str, int], inside: ThreadPoolExecutor, on_xdp: bool, link_bytes: int
+    ) -> None:
         """`inside`: its thread is in the namespace. `on_xdp`: where it receives."""
+        self._link_bytes = link_bytes
         self.fds = fds
         self._inside = inside
         self._on_xdp = on_xdp
@@ -254,7 +258,7 @@ class Plane:
         run = self._run(compiler.INGRESS, frame, _CONTEXT.pack(0, 0))
         match Departure(run.result):
             case Departure.SENT:
-                return Arrived(Arrival.PASSED, run.data, None)
+                return Arrived(Arrival.PASSED, self._delivered(run.data, frame), None)
             case Departure.DROPPED:
                 return Arrived(Arrival.DROPPED, run.data, None)
             case Departure.REDIRECTED if self._count(_WINDOW_UPDATE) == updates:
@@ -264,9 +268,21 @@ class Plane:
                 assert answer is not None
                 assert answer.checksum_right
                 note = Note(answer.seq, answer.ack, answer.window, answer.flags)
-                return Arrived(Arrival.DELIVERED_AND_ANSWERED, self.clone(), note)
+                delivered = self._delivered(self.clone(), frame)
+                return Arrived(Arrival.DELIVERED_AND_ANSWERED, delivered, note)
             case other:
                 raise AssertionError(f"TC ingress returned {other.name}")
+
+    def _delivered(self, after: bytes, before: bytes) -> bytes:
+        """As the IP layer takes it: behind what was rewritten stands a tail that it trims."""
+        if after == before:
+            return after
+        assert len(after) == len(before) or self._options_of(before)
+        return after[: len(after) - len(dissect(after, self._link_bytes).trailer)]
+
+    def _options_of(self, frame: bytes) -> bool:
+        """Whether its TCP header has options, which are cut out."""
+        return dissect(frame, self._link_bytes).transport[12] >> 4 > 5
 
     def _run(self, program: str, frame: bytes, context: bytes) -> ProgramRun:
         return self._inside.submit(run_once, self.fds[program], frame, context).result()
@@ -309,4 +325,4 @@ class Build:
             if self.old_adjust_room:
                 patch.setenv("MIMICD_OLD_ADJUST_ROOM", "1")
             fds = compiler.compile_programs(self.link_bytes, self.receive_on)
-        return Plane(fds, inside, self.receive_on == "xdp")
+        return Plane(fds, inside, self.receive_on == "xdp", self.link_bytes)
