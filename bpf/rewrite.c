@@ -42,11 +42,21 @@ static __always_inline int into_hop(struct __sk_buff *skb, const struct config *
 	return bpf_redirect(cfg->hop_ifindex, 0);
 }
 
+#ifdef SKB_CAST
+/*
+ * The kernel's own struct sk_buff, to be read like any memory: bpf_cast_to_kern_ctx(), which
+ * the verifier replaces by a move (since 6.2). Called by its number in the kernel's BTF.
+ */
+#define skb_of_kernel ((u8 *(*)(void *))SKB_CAST)
+#define SKB_BASE 0
+#else
 /*
  * Called by its number: BCC rewrites the name into another helper where it cannot read
  * the kernel's symbols, as under a sandbox.
  */
 #define read_kernel ((long (*)(void *, u32, const void *))BPF_FUNC_probe_read_kernel)
+#define SKB_BASE SKB_AT
+#endif
 
 /* The kernel does not tell: what the hop cannot finish is taken for unfinished. */
 static __always_inline void offload_unknown(const struct config *cfg, struct offload *o)
@@ -64,17 +74,21 @@ static __always_inline void offload_read(struct __sk_buff *skb, const struct con
 	if (skb->ifindex != cfg->ifindex)
 		return;
 #ifdef SKB_IP_SUMMED_AT
+#ifdef SKB_CAST
+	fields = skb_of_kernel(skb);
+#else
 	if (read_kernel(fields, SKB_BYTES, (void *)skb + SKB_AT)) {
 		offload_unknown(cfg, o);
 		return;
 	}
+#endif
 	/* CHECKSUM_PARTIAL is 3 */
-	o->partial = (fields[SKB_IP_SUMMED_AT - SKB_AT] >> SKB_IP_SUMMED_SHIFT & 3) == 3;
+	o->partial = (fields[SKB_IP_SUMMED_AT - SKB_BASE] >> SKB_IP_SUMMED_SHIFT & 3) == 3;
 	if (o->partial) {
-		u64 start = *(u16 *)(fields + SKB_CSUM_START_AT - SKB_AT);
-		u16 offset = *(u16 *)(fields + SKB_CSUM_OFFSET_AT - SKB_AT);
-		u64 head = *(u64 *)(fields + SKB_HEAD_AT - SKB_AT);
-		u64 data = *(u64 *)(fields + SKB_DATA_AT - SKB_AT);
+		u64 start = *(u16 *)(fields + SKB_CSUM_START_AT - SKB_BASE);
+		u16 offset = *(u16 *)(fields + SKB_CSUM_OFFSET_AT - SKB_BASE);
+		u64 head = *(u64 *)(fields + SKB_HEAD_AT - SKB_BASE);
+		u64 data = *(u64 *)(fields + SKB_DATA_AT - SKB_BASE);
 
 		o->foreign = head + start != data + p->l4 ||
 			     offset != __builtin_offsetof(struct udphdr, check) ||

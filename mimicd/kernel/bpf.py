@@ -33,6 +33,7 @@ _PROG_LOAD = struct.Struct("=IIQQIIQ4xI16s")
 # batch.in_batch out_batch keys values count map_fd
 _BATCH = struct.Struct("=QQQQII")
 
+_PSEUDO_KFUNC_CALL = 2
 _SCHED_CLS, _PROBE_READ_KERNEL = 3, 113  # enum bpf_prog_type, bpf_func_id
 _XDP, _XDP_HAS_FRAGS = 6, 1 << 5  # enum bpf_prog_type, BPF_F_XDP_HAS_FRAGS
 XDP_FLAGS_SKB_MODE = 1 << 1
@@ -207,6 +208,24 @@ def reads_kernel() -> bool:
     )
     try:
         os.close(load_program(_SCHED_CLS, code, "reads_kernel"))
+    except OSError:
+        return False
+    return True
+
+
+def casts_skb(function: int, at: int) -> bool:
+    """Whether a program may read the byte `at` of the kernel's own struct sk_buff through
+    bpf_cast_to_kern_ctx(), whose id in the kernel's BTF is `function`."""
+    code = b"".join(
+        struct.pack("=BBhi", *one)
+        for one in (
+            (0x85, _PSEUDO_KFUNC_CALL << 4, 0, function),
+            (0x71, 0x00, at, 0),  # r0 = *(u8 *)(r0 + at)
+            (0x95, 0, 0, 0),
+        )
+    )
+    try:
+        os.close(load_program(_SCHED_CLS, code, "casts_skb"))
     except OSError:
         return False
     return True

@@ -5,6 +5,7 @@ A minimal reader of the format in Documentation/bpf/btf.rst: it walks the type s
 once, looking for one struct by name, and descends into its anonymous members.
 """
 
+import bisect
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ _MAGIC = 0xEB9F
 _TYPE = struct.Struct("<III")  # name_off info size_or_type
 _MEMBER = struct.Struct("<III")  # name_off type offset
 
-_INT, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC_PROTO, _VAR, _DATASEC = 1, 3, 4, 5, 6, 13, 14, 15
+_INT, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC, _FUNC_PROTO, _VAR, _DATASEC = (
+    *(1, 3, 4, 5, 6, 12),
+    *(13, 14, 15),
+)
 _DECL_TAG, _ENUM64 = 17, 19
 
 
@@ -59,6 +63,20 @@ class Btf:
                 return dict(self._members(at, 0))
         raise KeyError(name)
 
+    def function(self, name: str) -> int:
+        """The id by which programs call a function. Raises KeyError where there is none."""
+        wanted = self._strings.find(b"\0" + name.encode() + b"\0") + 1
+        for linkage in (0, 1) if wanted else ():
+            record = struct.pack("<II", wanted, _FUNC << 24 | linkage)
+            at = self._types.find(record)
+            while at >= 0:
+                # the same bytes may stand within another type
+                number = bisect.bisect_left(self._at, at, lo=1)
+                if number < len(self._at) and self._at[number] == at:
+                    return number
+                at = self._types.find(record, at + 1)
+        raise KeyError(name)
+
     def _members(self, at: int, base_bits: int) -> Iterator[tuple[str, Member]]:
         _, info, _ = _TYPE.unpack_from(self._types, at)
         for index in range(info & 0xFFFF):
@@ -93,12 +111,12 @@ class Btf:
                 at += 12
 
 
-def skb_defines(blob: bytes) -> dict[str, int]:
-    """Macros for bpf/egress.c that say where struct sk_buff keeps its checksum state.
+def skb_defines(kernel: Btf) -> dict[str, int]:
+    """Macros for bpf/rewrite.c that say where struct sk_buff keeps its checksum state.
 
     Raises KeyError or ValueError where the kernel's BTF does not tell.
     """
-    members = Btf(blob).members("sk_buff")
+    members = kernel.members("sk_buff")
     summed = members["ip_summed"]
     return {
         "SKB_IP_SUMMED_AT": summed.offset_bits // 8,

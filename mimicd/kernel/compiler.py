@@ -21,7 +21,12 @@ from mimicd.core.errors import AttachError, MissingDependencyError
 from mimicd.kernel import bpf, btf
 from mimicd.kernel.headers import make_header_tree
 from mimicd.kernel.object_cache import cache_key, read_object, write_object
-from mimicd.kernel.program_object import ProgramObject, decode_object, named_maps
+from mimicd.kernel.program_object import (
+    ProgramObject,
+    decode_object,
+    named_maps,
+    with_kernel_calls,
+)
 from mimicd.paths import bpf_directory
 
 _SOURCES = {
@@ -38,6 +43,9 @@ MAPS = ("config", "rules", "ports", "filters", "conns", "half_opens", "counters"
 # per-CPU buffers, which only the programs touch
 _BUFFERS = ("hold_buffers", "send_buffers", "receive_buffers")
 _LOCKED = {"conns"}
+
+# the number of the function that shows a program the kernel's own struct sk_buff
+SKB_CAST = "SKB_CAST"
 
 _TIMEOUT_S = 60
 # bpf_skb_adjust_room() drops a checksum request as soon as its place is gone
@@ -137,14 +145,15 @@ def compiler_flags(
     all_defines = {**defines, "L2_LEN": link_bytes, "PAGE_SIZE": 4096}
     flags = [f"-D{name}={value}" for name, value in all_defines.items()]
     # like the kernel's own C, the programs read headers as words
-    return [*flags, f"-I{bpf_directory()}", "-fno-strict-aliasing", "-Wno-unused-function"]
+    # debug information, which nobody reads here, takes a fifth of the compiler's time
+    return [*flags, f"-I{bpf_directory()}", "-fno-strict-aliasing", "-g0", "-Wno-unused-function"]
 
 
 def kernel_defines() -> dict[str, int]:
     """What the programs are to know of this kernel.
 
-    Two variables of the environment make it older than it is, for tests: MIMICD_NO_BTF, and
-    MIMICD_OLD_ADJUST_ROOM.
+    Variables of the environment make it older than it is, for tests: MIMICD_NO_BTF,
+    MIMICD_NO_CAST, MIMICD_OLD_ADJUST_ROOM.
     """
     defines = checksum_defines()
     old = _release() < _ADJUST_ROOM_FIXED or bool(os.environ.get("MIMICD_OLD_ADJUST_ROOM"))
@@ -158,24 +167,36 @@ def _release() -> tuple[int, ...]:
 def checksum_defines() -> dict[str, int]:
     """Empty where the kernel does not tell, or forbids to ask; then every checksum is computed
     whole."""
-    if os.environ.get("MIMICD_NO_BTF") or not bpf.reads_kernel():
+    if os.environ.get("MIMICD_NO_BTF"):
         return {}
-    return dict(_skb_defines())
+    places, cast = _kernel_types()
+    if not places:
+        return {}
+    can_cast = cast and not os.environ.get("MIMICD_NO_CAST")
+    if can_cast and bpf.casts_skb(cast, places["SKB_IP_SUMMED_AT"]):
+        return {**places, SKB_CAST: cast}
+    # one read of the kernel's memory serves all of them, as far as they lie close together
+    offsets = [at for name, at in places.items() if name.endswith("_AT")]
+    span = max(offsets) + 8 - min(offsets)
+    if span > _SKB_SPAN_MAX or not bpf.reads_kernel():
+        return {}
+    return {**places, "SKB_AT": min(offsets), "SKB_BYTES": span}
 
 
 @functools.cache
-def _skb_defines() -> Mapping[str, int]:
+def _kernel_types() -> tuple[Mapping[str, int], int]:
+    """Where struct sk_buff keeps its checksum state, and the number of what shows it to a program;
+    nothing and 0 where the kernel does not tell."""
     # Once: it walks all types of the kernel, and leaves the heap larger by megabytes each time.
     try:
-        defines = btf.skb_defines(btf.VMLINUX.read_bytes())
+        kernel = btf.Btf(btf.VMLINUX.read_bytes())
+        places = btf.skb_defines(kernel)
     except (OSError, ValueError, KeyError):
-        return {}
-    # one read of the kernel's memory serves all of them, as far as they lie close together
-    places = [at for name, at in defines.items() if name.endswith("_AT")]
-    span = max(places) + 8 - min(places)
-    if span > _SKB_SPAN_MAX:
-        return {}
-    return {**defines, "SKB_AT": min(places), "SKB_BYTES": span}
+        return {}, 0
+    try:
+        return places, kernel.function("bpf_cast_to_kern_ctx")
+    except KeyError:
+        return places, 0
 
 
 def _build(link_bytes: int, receive_on: str, defines: Mapping[str, int]) -> ProgramObject:
@@ -201,8 +222,12 @@ def _build(link_bytes: int, receive_on: str, defines: Mapping[str, int]) -> Prog
         kinds = {EGRESS: bcc.BPF.SCHED_CLS, INGRESS: bcc.BPF.SCHED_CLS}
     elif receive_on == "guard":
         kinds = {GUARD: bcc.BPF.SCHED_CLS}
+    kernel_functions = {defines[SKB_CAST]} if SKB_CAST in defines else set()
     programs = {
-        name: replace(named_maps(module.dump_func(name), names), kind=kind)
+        name: replace(
+            named_maps(with_kernel_calls(module.dump_func(name), kernel_functions), names),
+            kind=kind,
+        )
         for name, kind in kinds.items()
     }
     used = {map_name for program in programs.values() for map_name in program.maps.values()}

@@ -11,7 +11,7 @@ import base64
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from mimicd.core.errors import AttachError
@@ -21,6 +21,7 @@ from mimicd.kernel.bpf import MapSpec
 _INSN = struct.Struct("=BBhi")
 _LD_IMM64 = 0x18
 _PSEUDO_MAP_FD = 1
+_CALL, _PSEUDO_KFUNC_CALL = 0x85, 2
 _FORMAT = 1
 
 
@@ -101,6 +102,17 @@ def named_maps(instructions: bytes, names: Mapping[int, str]) -> Program:
             maps[at // _INSN.size] = names[value]
             _INSN.pack_into(code, at, opcode, registers, offset, 0)
     return Program(0, bytes(code), maps)
+
+
+def with_kernel_calls(instructions: bytes, numbers: Collection[int]) -> bytes:
+    """The compiler knows calls of helpers alone; those of these numbers, ids in the kernel's BTF,
+    become calls of kernel functions (BPF_PSEUDO_KFUNC_CALL in uapi/linux/bpf.h)."""
+    code = bytearray(instructions)
+    for at in range(0, len(code), _INSN.size):
+        opcode, registers, offset, value = _INSN.unpack_from(code, at)
+        if opcode == _CALL and not registers and value in numbers:
+            _INSN.pack_into(code, at, opcode, _PSEUDO_KFUNC_CALL << 4, offset, value)
+    return bytes(code)
 
 
 def _with_descriptors(program: Program, fds: Mapping[str, int]) -> bytes:

@@ -84,7 +84,7 @@ def test_every_sender_arrives_whole_and_in_order_over(kind: str) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("lacking", ["MIMICD_NO_BTF", "MIMICD_OLD_ADJUST_ROOM"])
+@pytest.mark.parametrize("lacking", ["MIMICD_NO_BTF", "MIMICD_NO_CAST", "MIMICD_OLD_ADJUST_ROOM"])
 def test_every_sender_arrives_with_kernels_that_lack(lacking: str) -> None:
     cells = [
         Cell("veth", "none", "all on", sender, family)

@@ -181,7 +181,7 @@ def skb(**changes: int) -> Blob:
 
 
 def test_egress_is_told_where_the_checksum_state_lies() -> None:
-    assert skb_defines(skb().build()) == {
+    assert skb_defines(Btf(skb().build())) == {
         "SKB_IP_SUMMED_AT": 128,
         "SKB_IP_SUMMED_SHIFT": 5,
         "SKB_CSUM_START_AT": 160,
@@ -196,7 +196,22 @@ def test_a_kernel_without_one_of_them_is_a_key_error() -> None:
     word = blob.number("int")
     blob.struct("sk_buff", ("head", word, 0))
     with pytest.raises(KeyError, match="ip_summed"):
-        skb_defines(blob.build())
+        skb_defines(Btf(blob.build()))
+
+
+def test_a_function_has_a_number_and_what_only_looks_like_it_has_none() -> None:
+    blob = Blob()
+    word = blob.number("int")
+    # a member whose name and type are the bytes that begin the function's record
+    lookalike = blob.struct("holder", ("call", FUNC << 24, 0))
+    proto = blob.add("", FUNC_PROTO, word)
+    called = blob.add("call", FUNC, proto)
+    assert (lookalike, called) == (2, 4)
+    assert Btf(blob.build()).function("call") == called
+    with pytest.raises(KeyError):
+        Btf(blob.build()).function("holder")
+    with pytest.raises(KeyError):
+        Btf(blob.build()).function("nobody")
 
 
 def test_the_running_kernel_tells() -> None:
@@ -204,7 +219,7 @@ def test_the_running_kernel_tells() -> None:
         raw = VMLINUX.read_bytes()
     except OSError as error:
         pytest.skip(f"this kernel shows no BTF: {error}")
-    defines = skb_defines(raw)
+    defines = skb_defines(Btf(raw))
     assert 0 <= defines.pop("SKB_IP_SUMMED_SHIFT") <= 6
     assert all(0 < place < 512 for place in defines.values())
     assert defines["SKB_CSUM_OFFSET_AT"] == defines["SKB_CSUM_START_AT"] + 2
