@@ -4,6 +4,8 @@
 import asyncio
 import configparser
 import json
+import os
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -100,16 +102,19 @@ def test_a_call_starts_the_daemon_by_the_activation_file(bus: PrivateBus) -> Non
     )
     bus.stop()
     bus.start()
-    listed = subprocess.run(
-        [sys.executable, "-m", "mimicctl", "list", "--address", bus.address],
+    shown = subprocess.run(
+        [sys.executable, "-m", "mimicctl", "show", "--json", "--address", bus.address],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
-    assert (listed.returncode, listed.stderr) == (0, "")
-    assert "eth7" in listed.stdout
+    assert (shown.returncode, shown.stderr) == (0, "")
+    facts = json.loads(shown.stdout)
+    # Nobody else ends it: it is the child of none of ours, and waits for the bus to come back.
+    os.kill(facts["pid"], signal.SIGKILL)
+    assert [view["name"] for view in facts["interfaces"]] == ["eth7"]
 
 
 def test_the_polkit_file_defines_the_action_that_is_asked_for() -> None:
