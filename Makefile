@@ -104,7 +104,7 @@ bench:
 
 check:
 	./setup.sh --dev
-	.venv/bin/python -m pytest tests/unit
+	.venv/bin/python -m pytest -m 'not slow' tests/unit
 
 man:
 	$(python) -B -m man.build build/man
