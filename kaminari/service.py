@@ -76,6 +76,8 @@ class Service:
             for number in STOP_SIGNALS:
                 loop.add_signal_handler(number, on_stop)
             loop.add_signal_handler(signal.SIGHUP, self._reload)
+            # a worker begins with them blocked, see workers.py
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS, signal.SIGHUP})
             if supervisor or self.plugin:
                 parent = supervisor or os.getppid()
                 undo.enter_context(watch_parent(loop, parent, on_stop))

@@ -36,7 +36,9 @@ def run_workers(service: Service, count: int) -> int:
 
 def _run_worker(service: Service, parent: int, announce: bool) -> int:
     os.setpgid(0, 0)  # Ctrl-C reaches a worker once, through its parent
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*PASSED_ON, signal.SIGCHLD})
+    # The others stay blocked until the service has handlers for them: one that comes before
+    # would end this worker as if it had failed.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     try:
         return service.run(announce=announce, supervisor=parent)
     except Exception as error:

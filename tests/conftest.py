@@ -7,6 +7,7 @@ environment every skip is a failure instead: what was not run there was not show
 
 import gc
 import os
+import signal
 from collections.abc import Generator
 
 import hypothesis
@@ -20,6 +21,11 @@ FOLDERS = ("unit", "property", "contract", "bpf", "bus", "netns", "matrix")
 # A shared machine stalls at any moment, so slowness of one example says nothing.
 hypothesis.settings.register_profile("project", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("project")
+
+
+def pytest_configure() -> None:
+    # A run in the background of a script ignores Ctrl-C, and so would programs that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

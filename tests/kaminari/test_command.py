@@ -212,7 +212,7 @@ def test_a_standalone_command_outlives_the_shell_that_started_it(rig: Rig) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("options", ["", "workers=2", "uot"])
+@pytest.mark.parametrize("options", ["", "workers=2", "workers=8", "uot"])
 def test_a_stop_signal_ends_it_with_0(rig: Rig, number: int, options: str) -> None:
     client = rig.client(f"127.0.0.1:{free_port()}", "127.0.0.1:1", options)
     assert client.stop(number) == 0
