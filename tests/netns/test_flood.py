@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A flood of SYNs from addresses that nobody has: it costs no memory, and nobody notices it."""
+"""A flood of SYNs from addresses that nobody has: it costs no memory, and nobody notices it.
+
+But for the cable: where the machine is slow its queue overflows now and then, and what that drops
+counts as lost by the cable.
+"""
 
 import json
 from contextlib import ExitStack
@@ -12,7 +16,7 @@ from tests.rig.daemon import Daemon
 from tests.rig.echo import EchoServer, ask, ask_all
 from tests.rig.flood import SynFlood
 from tests.rig.network import Network
-from tests.rig.traffic import endpoint, exchange, flow
+from tests.rig.traffic import Endpoint, endpoint, exchange, flow
 
 PORT, OTHER_PORT = 51820, 51821
 LIVING = 20
@@ -20,6 +24,7 @@ NEWCOMERS = 3
 GROWTH_MAX_KIB = 512
 ENTRY_MAX_BYTES = 512
 """What the kernel's map takes for one of those who got in meanwhile."""
+NEWCOMER_TRIES = 10
 SHORT, LONG = 100_000, 1_000_000
 
 
@@ -31,6 +36,24 @@ def run(daemon: Daemon, *filters: str, xdp_mode: str) -> None:
 def shown(daemon: Daemon) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads(daemon.ctl("show", "--json", check=True).stdout)
     return facts
+
+
+def dropped_by_cable(net: Network) -> int:
+    """Frames that the queue of either end did not take."""
+    total = 0
+    for host in (net.a, net.b):
+        answer = host.namespace.run("ip", "-s", "-j", "link", "show", "dev", host.interface)
+        (facts,) = json.loads(answer.stdout)
+        total += facts["stats64"]["tx"]["dropped"]
+    return total
+
+
+def tries_to_get_in(newcomer: Endpoint, server: Endpoint) -> int:
+    """How often it has to ask until it is answered."""
+    for number in range(1, NEWCOMER_TRIES + 1):
+        if ask(newcomer, server, within_s=2.0):
+            return number
+    raise AssertionError("a newcomer does not get in")
 
 
 def is_weathered(net: Network, count: int, xdp_mode: str) -> None:
@@ -46,26 +69,31 @@ def is_weathered(net: Network, count: int, xdp_mode: str) -> None:
         assert all(verdict.clean for verdict in exchange(*ends, [100] * 100))
         assert len(shown(b)["connections"]) == LIVING + 1
         before_kib, maps_kib, rounds, newcomers = b.resident_kib(), b.maps_kib(), 0, 0
+        lost, dropped = 0, dropped_by_cable(net)
         with SynFlood(net.a, (net.b.address(), PORT), count) as flood:
             while flood.goes_on or newcomers < NEWCOMERS:
                 # every datagram of those that are there arrives, and whoever is new gets in
                 for verdict in exchange(*ends, [100, 1400] * 250, seed=rounds):
-                    assert verdict.clean, f"round {rounds}: {verdict}"
-                assert ask_all(clients, server.endpoint) == LIVING
+                    assert (verdict.corrupt, verdict.duplicated, verdict.late) == (0, 0, 0)
+                    lost += verdict.sent - verdict.received
+                lost += LIVING - ask_all(clients, server.endpoint, within_s=2.0)
                 newcomer = stack.enter_context(endpoint(net.a))
-                assert ask(newcomer, server.endpoint, within_s=10.0)
+                lost += tries_to_get_in(newcomer, server.endpoint) - 1
                 rounds, newcomers = rounds + 1, newcomers + 1
         assert flood.sent >= count
+        lost_by_cable = dropped_by_cable(net) - dropped - flood.refused
         after = shown(b)
         growth_kib = b.resident_kib() - before_kib
         maps_growth_kib = b.maps_kib() - maps_kib
     counters = after["interfaces"][0]["counters"]
     print(
         f"{flood.sent} SYNs, {counters['rx-syn']} answered, {rounds} rounds, {newcomers} newcomers,"
-        f" daemon grew by {growth_kib} KiB, its maps by {maps_growth_kib} KiB"
+        f" daemon grew by {growth_kib} KiB, its maps by {maps_growth_kib} KiB;"
+        f" {lost} datagrams lost, {lost_by_cable} frames by the cable"
     )
     assert len(after["connections"]) == LIVING + 1 + newcomers
     assert {entry["state"] for entry in after["connections"]} == {"established"}
+    assert lost <= lost_by_cable
     # nearly all of it came through, and each that did was answered
     assert counters["rx-syn"] >= 0.9 * flood.sent
     assert counters["tx-syn-ack"] == counters["rx-syn"]

@@ -48,6 +48,8 @@ class SynFlood:
 
     def __init__(self, host: Host, target: tuple[str, int], count: int) -> None:
         self.sent = 0
+        self.refused = 0
+        """Frames that the receiver's queue did not take; they are sent again."""
         self._count = count
         self._target = end(*target)
         self._link_header = bytes.fromhex(f"{host.next_hop_mac}{host.mac}".replace(":", ""))
@@ -99,6 +101,7 @@ class SynFlood:
                     if ctypes.get_errno() != errno.ENOBUFS:
                         code = ctypes.get_errno()
                         raise OSError(code, os.strerror(code), "sendmmsg")
+                    self.refused += 1
                     os.sched_yield()  # the receiver's queue is full
                 done += max(count, 0)
             self.sent += BATCH
