@@ -276,6 +276,7 @@ enum counter {
 	/* datagrams of strict filters that were not disguised */
 	DROP_PLAIN, /* on the way out: the guard's */
 	DROP_RX_PLAIN,
+	COUNT_RX_PATH_MTU, /* errors of routers on the way, retold for the datagram's sender */
 	COUNTERS
 };
 

@@ -320,6 +320,18 @@ static __always_inline int receive_plain(frame *f, const struct config *cfg, str
 	return receive_dropped(DROP_RX_PLAIN);
 }
 
+/* What is no TCP: an error about a segment of ours, or what a strict filter does not want. */
+static __always_inline int receive_other(frame *f, const struct config *cfg, struct packet *p,
+					 struct flow_key *flow, u8 *buffer)
+{
+	if (p->protocol == (p->v6 ? IPPROTO_ICMPV6_ : IPPROTO_ICMP)) {
+		if (!p->fragment && !frame_has_link(f, cfg->ifindex))
+			receive_path_error(f, p, flow, buffer);
+		return FRAME_PASS;
+	}
+	return cfg->flags & CONFIG_STRICT ? receive_plain(f, cfg, p, flow) : FRAME_PASS;
+}
+
 static __always_inline int receive(frame *f)
 {
 	struct config *cfg = config_get();
@@ -350,7 +362,7 @@ static __always_inline int receive(frame *f)
 	__builtin_memset(s, 0, sizeof(*s));
 	if (parse_packet((void *)(long)f->data, (void *)(long)f->data_end,
 			 frame_has_link(f, cfg->ifindex), IPPROTO_TCP, p))
-		return cfg->flags & CONFIG_STRICT ? receive_plain(f, cfg, p, &flow) : FRAME_PASS;
+		return receive_other(f, cfg, p, &flow, b->head);
 	flow_of_received(&flow, p);
 	c = conns.lookup(&flow);
 	number = c ? c->rule : find_rule(&flow, p->v6);

@@ -2,7 +2,7 @@
 /*
  * The maps, and the small functions that touch them. BCC resolves maps by name in
  * the translation unit's own text, so the .c files are joined in this order: maps,
- * rewrite, egress, turn, xdp or tc, ingress. Headers hold what is pure.
+ * rewrite, egress, turn, xdp or tc, path, ingress. Headers hold what is pure.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>

@@ -75,6 +75,7 @@ COUNTERS = (
     "trace-lost",
     "drop-plain",
     "drop-rx-plain",
+    "rx-path-mtu",
 )
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"

@@ -30,8 +30,8 @@ from mimicd.kernel.program_object import (
 from mimicd.paths import bpf_directory
 
 _SOURCES = {
-    "xdp": ("maps.c", "rewrite.c", "egress.c", "turn.c", "xdp.c", "ingress.c"),
-    "tc": ("maps.c", "rewrite.c", "egress.c", "turn.c", "tc.c", "ingress.c"),
+    "xdp": ("maps.c", "rewrite.c", "egress.c", "turn.c", "xdp.c", "path.c", "ingress.c"),
+    "tc": ("maps.c", "rewrite.c", "egress.c", "turn.c", "tc.c", "path.c", "ingress.c"),
     "guard": ("maps.c", "guard.c"),
 }
 """The sources for receiving on XDP, for receiving on TC ingress, and for the guard."""

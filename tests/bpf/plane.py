@@ -275,10 +275,14 @@ class Plane:
 
     def _delivered(self, after: bytes, before: bytes) -> bytes:
         """As the IP layer takes it: behind what was rewritten stands a tail that it trims."""
-        if after == before:
+        if after == before or self._is_icmp(before):
             return after
         assert len(after) == len(before) or self._options_of(before)
         return after[: len(after) - len(dissect(after, self._link_bytes).trailer)]
+
+    def _is_icmp(self, frame: bytes) -> bool:
+        is_v4 = frame[self._link_bytes] >> 4 == 4
+        return frame[self._link_bytes + (9 if is_v4 else 6)] == (1 if is_v4 else 58)
 
     def _options_of(self, frame: bytes) -> bool:
         """Whether its TCP header has options, which are cut out."""
