@@ -199,7 +199,7 @@ class Follower:
             now = await read_tunnel(name, link.kind)
         except NoSuchInterfaceError:
             link = None
-            self._tell_once(name, f"there is no WireGuard interface {name}; it is waited for")
+            self._tell_once(name, f"there is no WireGuard interface {name} yet")
             now = Tunnel()
         except (OSError, ValueError) as error:
             number = error.errno if isinstance(error, OSError) else 0

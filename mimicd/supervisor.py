@@ -101,6 +101,13 @@ class Supervisor:
             follower = Follower(self._net, interface, self._log, Known())
             await follower.read_tunnels(config)
             filters = follower.guarded(config)
+            for name in config.wireguard if filters else ():
+                if not follower.known.tunnels.get(name, Tunnel()).listen_port:
+                    log.warning(
+                        "%s tells no port, so what it sends is not guarded; give its ListenPort as"
+                        " a filter too, local=0.0.0.0:PORT and local=[::]:PORT",
+                        name,
+                    )
             if not filters:
                 raise FailedError(
                     f"nothing can be guarded on {interface}: no WireGuard interface tells its port",
