@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The maps, and the small functions that touch them. BCC resolves maps by name in
- * the translation unit's own text, so the .c files are joined in this order: maps,
- * rewrite, egress, turn, xdp or tc, path, ingress. Headers hold what is pure.
+ * the translation unit's own text, so .c files are joined, in two parts that share the
+ * maps: maps, rewrite, egress; and maps, rewrite, turn, xdp or tc, path, ingress. Headers hold
+ * what is pure.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>

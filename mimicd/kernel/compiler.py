@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,17 +25,22 @@ from mimicd.kernel.object_cache import cache_key, read_object, write_object
 from mimicd.kernel.program_object import (
     ProgramObject,
     decode_object,
+    merged,
     named_maps,
     with_kernel_calls,
 )
 from mimicd.paths import bpf_directory
 
 _SOURCES = {
-    "xdp": ("maps.c", "rewrite.c", "egress.c", "turn.c", "xdp.c", "path.c", "ingress.c"),
-    "tc": ("maps.c", "rewrite.c", "egress.c", "turn.c", "tc.c", "path.c", "ingress.c"),
+    "egress": ("maps.c", "rewrite.c", "egress.c"),
+    "xdp": ("maps.c", "rewrite.c", "turn.c", "xdp.c", "path.c", "ingress.c"),
+    "tc": ("maps.c", "rewrite.c", "turn.c", "tc.c", "path.c", "ingress.c"),
     "guard": ("maps.c", "guard.c"),
 }
-"""The sources for receiving on XDP, for receiving on TC ingress, and for the guard."""
+"""The sources for sending, for receiving on XDP or on TC ingress, and for the guard."""
+
+_PARTS = {"xdp": ("egress", "xdp"), "tc": ("egress", "tc"), "guard": ("guard",)}
+"""What is compiled, side by side, for each place to receive."""
 
 EGRESS, INGRESS, REPLY = "mimic_egress", "mimic_ingress", "mimic_reply"
 GUARD = "mimic_guard"
@@ -62,7 +68,7 @@ def compile_programs(
 
     `link_bytes`: length of the interface's link header, 14 or 0. `receive_on`: "xdp" or "tc",
     or "guard" for the guard alone. `with_frags`: see bpf.load_program.
-    Blocks for about a second the first time, and 50 ms when it was compiled before.
+    Blocks for one to two seconds the first time, and 50 ms when it was compiled before.
     Raises MissingDependencyError or AttachError.
     """
     try:
@@ -73,30 +79,33 @@ def compile_programs(
             "mimicd needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root, and a container or"
             " service that lets it use bpf(2)",
         ) from error
-    defines = kernel_defines()
-    source, flags = joined_source(receive_on), compiler_flags(link_bytes, defines, receive_on)
-    key = cache_key(source, *(text for _, text in _headers()), *flags)
-    kept = read_object(key)
-    if kept is not None:
-        try:
-            return decode_object(kept).load(with_frags)
-        except (AttachError, ValueError, KeyError, TypeError):
-            pass  # of another kernel or version, or damaged: compile it anew
-    compiled = _compile(link_bytes, receive_on, defines)
-    fds = decode_object(compiled).load(with_frags)
-    write_object(key, compiled)
+    defines, headers = kernel_defines(), _headers()
+    keys = {
+        part: cache_key(joined_source(part), *headers, *compiler_flags(link_bytes, defines, part))
+        for part in _PARTS[receive_on]
+    }
+    kept = {part: read_object(key) for part, key in keys.items()}
+    try:
+        return merged(decode_object(raw or b"") for raw in kept.values()).load(with_frags)
+    except (AttachError, ValueError, KeyError, TypeError):
+        pass  # not there, of another kernel or version, or damaged: compile it anew
+    with ThreadPoolExecutor(len(keys)) as side_by_side:
+        made = list(side_by_side.map(lambda part: _compile(link_bytes, part, defines), keys))
+    fds = merged(decode_object(raw) for raw in made).load(with_frags)
+    for key, raw in zip(keys.values(), made, strict=True):
+        write_object(key, raw)
     return fds
 
 
-def _headers() -> list[tuple[str, str]]:
-    return sorted((path.name, path.read_text()) for path in bpf_directory().glob("*.h"))
+def _headers() -> list[str]:
+    return [path.read_text() for path in sorted(bpf_directory().glob("*.h"))]
 
 
-def _compile(link_bytes: int, receive_on: str, defines: Mapping[str, int]) -> bytes:
+def _compile(link_bytes: int, part: str, defines: Mapping[str, int]) -> bytes:
     """What the child answers: an encoded ProgramObject."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", __name__, str(link_bytes), receive_on, json.dumps(defines)],
+            [sys.executable, "-m", __name__, str(link_bytes), part, json.dumps(defines)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_TIMEOUT_S,
@@ -128,19 +137,17 @@ def _python_path() -> str:
     return f"{_PACKAGE_ROOT}{os.pathsep}{inherited}" if inherited else str(_PACKAGE_ROOT)
 
 
-def joined_source(receive_on: str = "xdp") -> str:
-    """The .c files as one translation unit that keeps their names in messages."""
+def joined_source(part: str = "xdp") -> str:
+    """The .c files of a part as one translation unit that keeps their names in messages."""
     folder = bpf_directory()
     return "".join(
-        f'#line 1 "{folder / name}"\n{(folder / name).read_text()}' for name in _SOURCES[receive_on]
+        f'#line 1 "{folder / name}"\n{(folder / name).read_text()}' for name in _SOURCES[part]
     )
 
 
-def compiler_flags(
-    link_bytes: int, defines: Mapping[str, int], receive_on: str = "xdp"
-) -> list[str]:
+def compiler_flags(link_bytes: int, defines: Mapping[str, int], part: str = "xdp") -> list[str]:
     """What the sources need to know of the interface and of the kernel."""
-    if receive_on == "tc":
+    if part == "tc":
         defines = {**defines, "RECEIVE_ON_TC": 1}
     all_defines = {**defines, "L2_LEN": link_bytes, "PAGE_SIZE": 4096}
     flags = [f"-D{name}={value}" for name, value in all_defines.items()]
@@ -199,7 +206,7 @@ def _kernel_types() -> tuple[Mapping[str, int], int]:
         return places, 0
 
 
-def _build(link_bytes: int, receive_on: str, defines: Mapping[str, int]) -> ProgramObject:
+def _build(link_bytes: int, part: str, defines: Mapping[str, int]) -> ProgramObject:
     """In the child: compile. Raises ImportError, MissingDependencyError, or what BCC raises."""
     import bcc
     from bcc.libbcc import lib
@@ -208,8 +215,8 @@ def _build(link_bytes: int, receive_on: str, defines: Mapping[str, int]) -> Prog
         make_header_tree(Path(tree))
         os.environ["BCC_KERNEL_SOURCE"] = tree
         module = bcc.BPF(
-            text=joined_source(receive_on),
-            cflags=compiler_flags(link_bytes, defines, receive_on),
+            text=joined_source(part),
+            cflags=compiler_flags(link_bytes, defines, part),
         )
     names, maps = {}, {}
     for name in (*MAPS, *_BUFFERS):
@@ -217,11 +224,12 @@ def _build(link_bytes: int, receive_on: str, defines: Mapping[str, int]) -> Prog
         fd = lib.bpf_table_fd(module.module, name.encode())
         names[fd] = name
         _, maps[name] = bpf.map_spec(fd, locked=name in _LOCKED)
-    kinds = {EGRESS: bcc.BPF.SCHED_CLS, INGRESS: bcc.BPF.XDP, REPLY: bcc.BPF.SCHED_CLS}
-    if receive_on == "tc":
-        kinds = {EGRESS: bcc.BPF.SCHED_CLS, INGRESS: bcc.BPF.SCHED_CLS}
-    elif receive_on == "guard":
-        kinds = {GUARD: bcc.BPF.SCHED_CLS}
+    kinds = {
+        "egress": {EGRESS: bcc.BPF.SCHED_CLS},
+        "xdp": {INGRESS: bcc.BPF.XDP, REPLY: bcc.BPF.SCHED_CLS},
+        "tc": {INGRESS: bcc.BPF.SCHED_CLS},
+        "guard": {GUARD: bcc.BPF.SCHED_CLS},
+    }[part]
     kernel_functions = {defines[SKB_CAST]} if SKB_CAST in defines else set()
     programs = {
         name: replace(
@@ -233,7 +241,7 @@ def _build(link_bytes: int, receive_on: str, defines: Mapping[str, int]) -> Prog
     used = {map_name for program in programs.values() for map_name in program.maps.values()}
     # the guard makes do with few; user space uses all of the others
     return ProgramObject(
-        programs, {key: spec for key, spec in maps.items() if key in used or receive_on != "guard"}
+        programs, {key: spec for key, spec in maps.items() if key in used or part != "guard"}
     )
 
 

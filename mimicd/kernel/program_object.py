@@ -11,7 +11,7 @@ import base64
 import json
 import os
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from mimicd.core.errors import AttachError
@@ -91,6 +91,16 @@ def decode_object(raw: bytes) -> ProgramObject:
     return ProgramObject(
         programs, {name: MapSpec(*values) for name, values in fields["maps"].items()}
     )
+
+
+def merged(objects: Iterable[ProgramObject]) -> ProgramObject:
+    """The programs of all, and the maps that they share."""
+    programs: dict[str, Program] = {}
+    maps: dict[str, MapSpec] = {}
+    for one in objects:
+        programs |= one.programs
+        maps |= one.maps
+    return ProgramObject(programs, maps)
 
 
 def named_maps(instructions: bytes, names: Mapping[int, str]) -> Program:
