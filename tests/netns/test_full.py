@@ -8,6 +8,7 @@ handshakes take minutes. The daemon learns of them as it does after a restart.
 import json
 import os
 import re
+import resource
 import signal
 import sys
 import time
@@ -21,7 +22,7 @@ import pytest
 
 from mimicd.core import abi
 from mimicd.kernel import bpf
-from tests.netns.test_footprint import of_our_children_s, processor_s
+from tests.netns.test_footprint import processor_s
 from tests.netns.test_long_lists import conns_pin
 from tests.rig.bpffs import system_bpffs
 from tests.rig.daemon import ROOT, Daemon, command_path
@@ -42,6 +43,12 @@ EMPTY_WITHIN_S = 120.0
 """A shared machine may be slow; nobody waits longer than needed."""
 LATER = "keepalive=3600:10:3:0"
 """Each has a deadline, which is not met in the time of a test."""
+
+
+def of_our_children_s() -> float:
+    """Processor time of the programs that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @contextmanager
