@@ -237,12 +237,12 @@ def open_if_read(pipe: Path) -> int:
 
 @contextmanager
 def held_while_loading(host: Host, cache: Path) -> Iterator[Held]:
-    """A pipe stands in the cache for what an earlier start has compiled."""
+    """A pipe stands in the cache for a part of what an earlier start has compiled."""
     env = {**os.environ, "CACHE_DIRECTORY": str(cache)}
     arguments = ("run", "-x", "skb", *FILTER, host.interface)
     with Foreground(host, *arguments, env=env) as first:
         first.await_words("attached")
-    (kept,) = cache.iterdir()
+    kept = min(cache.iterdir())
     compiled = kept.read_bytes()
     kept.unlink()
     os.mkfifo(kept, 0o600)
