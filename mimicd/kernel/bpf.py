@@ -194,38 +194,34 @@ def probe() -> None:
 def reads_kernel() -> bool:
     """Whether a program of ours may call bpf_probe_read_kernel(): neither lockdown for
     confidentiality nor a lack of CAP_PERFMON forbids it."""
-    code = b"".join(
-        struct.pack("=BBhi", *one)
-        for one in (
-            (0xBF, 0xA1, 0, 0),  # r1 = r10
-            (0x07, 0x01, 0, -8),  # r1 += -8
-            (0xB7, 0x02, 0, 8),  # r2 = 8
-            (0xB7, 0x03, 0, 0),  # r3 = 0
-            (0x85, 0, 0, _PROBE_READ_KERNEL),
-            (0xB7, 0x00, 0, 0),  # r0 = 0
-            (0x95, 0, 0, 0),
-        )
+    return _is_taken(
+        "reads_kernel",
+        (0xBF, 0xA1, 0, 0),  # r1 = r10
+        (0x07, 0x01, 0, -8),  # r1 += -8
+        (0xB7, 0x02, 0, 8),  # r2 = 8
+        (0xB7, 0x03, 0, 0),  # r3 = 0
+        (0x85, 0, 0, _PROBE_READ_KERNEL),
+        (0xB7, 0x00, 0, 0),  # r0 = 0
+        (0x95, 0, 0, 0),
     )
-    try:
-        os.close(load_program(_SCHED_CLS, code, "reads_kernel"))
-    except OSError:
-        return False
-    return True
 
 
 def casts_skb(function: int, at: int) -> bool:
     """Whether a program may read the byte `at` of the kernel's own struct sk_buff through
     bpf_cast_to_kern_ctx(), whose id in the kernel's BTF is `function`."""
-    code = b"".join(
-        struct.pack("=BBhi", *one)
-        for one in (
-            (0x85, _PSEUDO_KFUNC_CALL << 4, 0, function),
-            (0x71, 0x00, at, 0),  # r0 = *(u8 *)(r0 + at)
-            (0x95, 0, 0, 0),
-        )
+    return _is_taken(
+        "casts_skb",
+        (0x85, _PSEUDO_KFUNC_CALL << 4, 0, function),
+        (0x71, 0x00, at, 0),  # r0 = *(u8 *)(r0 + at)
+        (0x95, 0, 0, 0),
     )
+
+
+def _is_taken(name: str, *instructions: tuple[int, int, int, int]) -> bool:
+    """Whether the kernel loads this TC program: opcode, registers, offset and value of each."""
+    code = b"".join(struct.pack("=BBhi", *one) for one in instructions)
     try:
-        os.close(load_program(_SCHED_CLS, code, "casts_skb"))
+        os.close(load_program(_SCHED_CLS, code, name))
     except OSError:
         return False
     return True
