@@ -12,7 +12,7 @@
 #ifndef MIMICD_ABI_H
 #define MIMICD_ABI_H
 
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 
 #define MAX_CONNECTIONS 65536
 #define MAX_RULES 32768
@@ -209,7 +209,12 @@ enum operation {
 	COMMAND_KEEPALIVE,
 	COMMAND_PROBE,
 	COMMAND_RESET,     /* argument: enum reason */
-	COMMAND_RELEASE    /* argument: held datagrams that will not be sent again */
+	COMMAND_RELEASE,   /* argument: held datagrams that will not be sent again */
+	/*
+	 * All that were held have left, and later ones may go by themselves. Not the last of them
+	 * says so: until it has left, one that is sent on another CPU could overtake it.
+	 */
+	COMMAND_DRAINED
 };
 
 /*
@@ -277,6 +282,7 @@ enum counter {
 	DROP_PLAIN, /* on the way out: the guard's */
 	DROP_RX_PLAIN,
 	COUNT_RX_PATH_MTU, /* errors of routers on the way, retold for the datagram's sender */
+	COUNT_DRAINED, /* how often user space said that it has sent all held datagrams again */
 	COUNTERS
 };
 

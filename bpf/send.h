@@ -84,17 +84,19 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 
 	if (c->flags & DRAINING) {
 		if (resent) {
-			c->resent++;
+			c->resent += c->resent != c->held;
 			c->drain_until_ns = now + DRAIN_LIMIT_NS;
-			if ((__s32)(c->resent - c->held) >= 0)
-				c->flags &= ~DRAINING;
 		} else if (now > c->drain_until_ns) {
 			/* The daemon is gone, and what it held with it. */
 			c->drops[CONN_DROP_LOST] += c->held - c->resent;
 			c->resent = c->held;
 			c->flags &= ~DRAINING;
-		} else {
+		} else if (now - c->state_since_ns < DRAIN_HOLD_NS) {
 			hold(c, v);
+			return;
+		} else {
+			/* Whoever sends faster than user space can would be held for ever. */
+			verdict_drop(c, v, DROP_HELD_FULL, CONN_DROP_HELD_FULL);
 			return;
 		}
 	}
@@ -263,9 +265,13 @@ static __always_inline void conn_command(struct conn *c, struct send_verdict *v,
 	} else if (cmd->operation == COMMAND_RELEASE) {
 		c->resent += cmd->argument;
 		c->drops[CONN_DROP_LOST] += cmd->argument;
-		if ((__s32)(c->resent - c->held) >= 0)
-			c->flags &= ~DRAINING;
 		v->counter = DROP_LOST_HELD;
+		return;
+	} else if (cmd->operation == COMMAND_DRAINED) {
+		/* what was held meanwhile is sent first, and asked for after that */
+		if (c->resent == c->held)
+			c->flags &= ~DRAINING;
+		v->counter = COUNT_DRAINED;
 		return;
 	} else {
 		return;

@@ -19,6 +19,8 @@
 #define PROBE_INTERVAL_NS (10 * NS_PER_MS)
 /* User space sends held datagrams within a few ms; a daemon that is gone never does. */
 #define DRAIN_LIMIT_NS NS_PER_S
+/* So long, from when it is established, later ones queue behind those that are still held. */
+#define DRAIN_HOLD_NS (NS_PER_S / 2)
 /* A half-open hint counts as long as a peer of default settings would still answer. */
 #define HALF_OPEN_NS (8 * NS_PER_S)
 /* Longer than a segment takes through the hop, shorter than a pause between bursts. */

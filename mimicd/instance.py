@@ -347,6 +347,8 @@ class Instance:
                 log.exception("%s: a record of the ring buffer is not understood", self.name)
                 continue
             self._on_event(event)
+        for action in self._flows.drained():
+            self._act(action)
         self._set_timer()
 
     def _on_event(self, event: Event) -> None:

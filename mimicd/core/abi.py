@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from mimicd.core.connection import Role, State
 from mimicd.core.model import PADDING_RANDOM, FlowSettings, Origin, Strict
 
-VERSION = 2
+VERSION = 3
 MAX_CONNECTIONS = 65536
 MAX_RULES = 32768
 MAX_FILTERS = 524288
@@ -76,6 +76,7 @@ COUNTERS = (
     "drop-plain",
     "drop-rx-plain",
     "rx-path-mtu",
+    "drained",
 )
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
@@ -440,6 +441,7 @@ class Operation(enum.IntEnum):
     PROBE = 3
     RESET = 4
     RELEASE = 5
+    DRAINED = 6
 
 
 _COMMAND = struct.Struct("=III")

@@ -74,6 +74,7 @@ class Flows:
         self._flows: dict[bytes, _Flow] = {}
         self._deadlines = Deadlines()
         self._held_bytes = 0
+        self._drained: set[bytes] = set()
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -96,7 +97,7 @@ class Flows:
         return self._deadlines.take_due(now_ns, limit)
 
     def on_event(self, event: Event) -> list[Action]:
-        """One record of the ring buffer, in order."""
+        """One record of the ring buffer, in order. `drained` says what comes after the last."""
         flow = self._flows.setdefault(event.key, _Flow())
         if event.reason:
             # Whatever changed, the next look decides from the entry itself.
@@ -108,6 +109,15 @@ class Flows:
                 return self._on_held(event, flow)
             case _:
                 return []
+
+    def drained(self) -> list[Action]:
+        """Where all held datagrams were sent by now: later ones need not queue behind them."""
+        keys, self._drained = self._drained, set()
+        return [
+            Command(key, Operation.DRAINED, flow.generation)
+            for key in keys
+            if (flow := self._flows.get(key)) is not None and flow.generation is not None
+        ]
 
     def _on_state(self, event: Event, flow: _Flow) -> list[Action]:
         # CPUs push their events after they have let go of the entry, so one may overtake another.
@@ -130,6 +140,8 @@ class Flows:
             Resend(event.key, frame, event.generation) for _, frame in flow.held
         ]
         self._drop_held(flow)
+        if actions:
+            self._drained.add(event.key)
         return actions
 
     def _on_held(self, event: Event, flow: _Flow) -> list[Action]:
@@ -146,6 +158,7 @@ class Flows:
         if event.partial:
             frame = finish_checksum(frame, event.transport_at, event.key)
         if flow.established:
+            self._drained.add(event.key)
             return [Resend(event.key, frame, event.generation)]
         if self._held_bytes + len(frame) > HELD_BYTES_MAX:
             return [Command(event.key, Operation.RELEASE, event.generation, 1)]

@@ -24,6 +24,7 @@ SCALE = {False: 12, True: 14}
 PROBE_BELOW = 0x3400000 // 2
 PROBE_EVERY_NS = RESET_EVERY_NS = 10 * MS
 DRAIN_NS = S
+DRAIN_HOLD_NS = S // 2
 HALF_OPEN_NS = 8 * S
 PROOF_NS = 6 << 34
 """So long after a SYN an established connection may be replaced."""
@@ -200,16 +201,17 @@ class Model:
     def _send_established(self, entry: Entry, length: int, resent: bool, out: Outcome) -> None:
         if entry.flags & ConnFlag.DRAINING:
             if resent:
-                entry.resent += 1
+                entry.resent += entry.resent != entry.held
                 entry.drain_until_ns = self.now_ns + DRAIN_NS
-                if entry.resent >= entry.held:
-                    entry.flags &= ~ConnFlag.DRAINING
             elif self.now_ns > entry.drain_until_ns:
                 entry.drops[DROPS["lost-held"]] += entry.held - entry.resent
                 entry.resent = entry.held
                 entry.flags &= ~ConnFlag.DRAINING
-            else:
+            elif self.now_ns - entry.state_since_ns < DRAIN_HOLD_NS:
                 self._hold(entry, out)
+                return
+            else:
+                self._refuse(entry, out, "drop-held-full", "held-full")
                 return
         padding = self._padding(entry.seq, entry.ack)
         payload = length + padding
@@ -286,9 +288,12 @@ class Model:
         elif operation == Operation.RELEASE:
             entry.resent += argument
             entry.drops[DROPS["lost-held"]] += argument
-            if entry.resent >= entry.held:
-                entry.flags &= ~ConnFlag.DRAINING
             out.counted["drop-lost-held"] += 1
+            return out
+        elif operation == Operation.DRAINED:
+            if entry.resent == entry.held:
+                entry.flags &= ~ConnFlag.DRAINING
+            out.counted["drained"] += 1
             return out
         else:
             out.counted["drop-stale-command"] += 1

@@ -92,16 +92,34 @@ def test_what_comes_while_others_are_still_held_queues_behind_them(plane: Plane)
     take_time(conversation)
     assert conversation.send(b"fourth").result == Departure.HELD
     assert plane.events()[-1].state is State.ESTABLISHED
+    conversation.command(Operation.DRAINED)
     for datagram in (b"second", b"third", b"fourth"):
         assert conversation.entry.flags & ConnFlag.DRAINING
         assert conversation.resend(datagram).result == Departure.SENT
-    assert not conversation.entry.flags & ConnFlag.DRAINING
     assert conversation.entry.held_now == 0
+    # the last one may still be on its way
+    assert conversation.entry.flags & ConnFlag.DRAINING
+    assert conversation.command(Operation.DRAINED).result == Departure.DROPPED
+    assert not conversation.entry.flags & ConnFlag.DRAINING
     segment = conversation.sent(b"fifth")
     assert segment.flags == ACK | PSH
     assert decode_datagram(segment.payload, 0, 0, 0) == b"fifth"
     counts = plane.counted()
     assert (counts["held"], counts["resent"], counts["tx-data"]) == (4, 4, 5)
+    assert counts["drained"] == 2
+
+
+def test_a_sender_that_is_faster_than_user_space_is_not_held_for_ever(plane: Plane) -> None:
+    conversation = opening(plane, b"second")
+    establish(conversation)
+    assert conversation.send(b"third").result == Departure.HELD
+    conversation.change(state_since_ns=now_ns() - 500_000_000)
+    assert conversation.send(b"too late to be held").result == Departure.DROPPED
+    for datagram in (DATAGRAM, b"second", b"third"):
+        assert conversation.resend(datagram).result == Departure.SENT
+    conversation.command(Operation.DRAINED)
+    assert conversation.sent(b"fourth").flags == ACK | PSH
+    assert conversation.entry.drops[abi.CONN_DROPS.index("held-full")] == 1
 
 
 def test_resent_datagrams_are_data_segments_with_consecutive_numbers(plane: Plane) -> None:
@@ -142,6 +160,7 @@ def test_what_is_given_up_no_longer_holds_others(plane: Plane) -> None:
     assert conversation.command(Operation.RELEASE, 1).result == Departure.DROPPED
     assert conversation.entry.flags & ConnFlag.DRAINING
     conversation.command(Operation.RELEASE, 1)
+    conversation.command(Operation.DRAINED)
     entry = conversation.entry
     assert not entry.flags & ConnFlag.DRAINING
     assert (entry.held_now, entry.drops[LOST]) == (0, 2)

@@ -102,7 +102,7 @@ EVENTS = st.one_of(
     st.builds(Leaves, st.sampled_from(LENGTHS), st.just(False)),
     st.builds(
         Commanded,
-        st.integers(0, 6),
+        st.integers(0, 7),
         st.sampled_from((0, 0, 0, 1, -1)),
         st.sampled_from((Reason.NO_ANSWER, Reason.STALE, Reason.KEEPALIVE)),
     ),

@@ -42,6 +42,23 @@ def test_held_datagrams_are_sent_in_order_once_it_is_established(flows: Flows) -
     assert flows.on_event(ESTABLISHED) == []
 
 
+def test_behind_the_last_held_datagram_the_kernel_is_told_so(flows: Flows) -> None:
+    flows.on_event(OPENED)
+    assert flows.drained() == []
+    flows.on_event(ESTABLISHED)
+    assert flows.drained() == [Command(KEY, Operation.DRAINED, 1)]
+    assert flows.drained() == []
+    flows.on_event(held_event(b"late", state=State.ESTABLISHED))
+    assert flows.drained() == [Command(KEY, Operation.DRAINED, 1)]
+
+
+def test_of_a_connection_that_is_gone_nothing_is_told(flows: Flows) -> None:
+    flows.on_event(OPENED)
+    flows.on_event(ESTABLISHED)
+    flows.forget(KEY)
+    assert flows.drained() == []
+
+
 def test_what_is_held_after_it_was_established_is_sent_at_once(flows: Flows) -> None:
     """It queued in the kernel behind those that were still held here."""
     flows.on_event(OPENED)
