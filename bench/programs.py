@@ -8,6 +8,7 @@ kernel.bpf_stats_enabled is not touched.
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.rig.namespace import Namespace, RigError
+from tests.rig.tcx import tcx_programs
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "armv7l": 386, "ppc64le": 361}
 _ATTR_BYTES = 128
@@ -101,6 +103,9 @@ def attached_to(namespace: Namespace) -> dict[int, str]:
             ).stdout
             for name, number in re.findall(r"handle \S+ (\S+)[^\n]*? id (\d+)", words):
                 found.setdefault(int(number), f"{hook} {name}")
+            index = int(link["ifindex"])
+            linked = namespace.call(functools.partial(tcx_programs, index, hook))
+            found.update((number, f"{hook} {name}") for number, name in linked)
     return found
 
 

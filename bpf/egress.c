@@ -120,7 +120,7 @@ static __always_inline int apply_send(struct __sk_buff *skb, const struct config
 			count(COUNT_HELD);
 		}
 		if (v->action == SEND_HOLD)
-			return TC_ACT_STOLEN;
+			return take_away();
 		kind = COUNT_TX_SYN;
 	} else if (v->action != SEND_CONTROL) {
 		if (become_data(skb, p, o, v, n, b))
@@ -143,7 +143,7 @@ static __always_inline int apply_send(struct __sk_buff *skb, const struct config
 	if (become_control(skb, p, o, &v->control, cfg, wscale_of(rule), b->options))
 		return drop(DROP_REWRITE);
 	if (v->action == SEND_HOLD_AND_OPEN && !may_still_open(flow, v, c, now))
-		return TC_ACT_STOLEN;
+		return take_away();
 	count(kind);
 	trace(cfg, flow, now, EVENT_SENT, v->control.flags, v->control.seq, v->control.ack,
 	      v->control.payload);

@@ -27,6 +27,17 @@ static __always_inline int drop(u32 why)
 	return TC_ACT_SHOT;
 }
 
+/*
+ * Gone, and its sender is told that all went well. By a redirection to an interface that nobody
+ * has: a tcx link takes TC_ACT_STOLEN for "go on", and TC_ACT_SHOT may reach the sender as ENOBUFS.
+ */
+#define NOWHERE 0x7fffffff
+
+static __always_inline int take_away(void)
+{
+	return bpf_redirect(NOWHERE, 0);
+}
+
 /* Into the near end of the hop, where a packet without a link header needs one. */
 static __always_inline int into_hop(struct __sk_buff *skb, const struct config *cfg,
 				    const struct packet *p)

@@ -20,6 +20,7 @@ from mimicd.core.preflight import Facts, Line, LinkFacts, TunnelFacts, examine
 from mimicd.core.wireguard import filters_of
 from mimicd.kernel import bpf, bpffs, btf, ethtool, xdp_features
 from mimicd.kernel.guard import is_guarded
+from mimicd.kernel.hooks import has_tcx
 from mimicd.kernel.netlink import Link, Netlink
 from mimicd.kernel.wireguard import read_tunnel
 from mimicd.resolver import resolve
@@ -119,6 +120,7 @@ async def _link_facts(net: Netlink, interface: str, running: bool) -> LinkFacts 
         xdp_owner=_xdp_owner(link),
         xdp_native=xdp_features.has_native_xdp(link.ifindex),
         has_ingress_qdisc="ingress" in await net.qdisc_kinds(link.ifindex),
+        has_tcx=has_tcx(link.ifindex),
         is_running=running,
         features=ethtool.features(link.name),
         is_loopback=link.hardware_type == _LOOPBACK,

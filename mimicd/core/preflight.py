@@ -50,6 +50,8 @@ class LinkFacts:
     """Whether the driver says that it has native XDP; None where it is not told."""
     has_ingress_qdisc: bool = False
     """An ingress qdisc, which is no clsact."""
+    has_tcx: bool = True
+    """Programs come to TC by links, and need no qdisc."""
     is_running: bool = False
     """mimicd serves it already."""
     features: Mapping[str, bool] = field(default_factory=dict)
@@ -206,7 +208,11 @@ def _link(link: LinkFacts, wanted_type: str) -> Iterator[Line]:
         )
         words = f"packets of {link.name} {shown}: none will be found with link_type {wanted_type}"
         yield Line("link type", WARN, words)
-    if link.has_ingress_qdisc:
+    if link.has_tcx:
+        yield Line("TC", OK, "programs are attached by links")
+    elif not link.has_ingress_qdisc:
+        yield Line("TC", OK, "programs are attached by filters, as before Linux 6.6")
+    else:
         words = "an ingress qdisc is in the way of clsact; `tc qdisc show` names it"
         yield Line("TC", FAIL, f"{words}, `tc qdisc del dev {link.name} ingress` removes it")
     if link.is_guarded:

@@ -38,7 +38,7 @@ _SCHED_CLS, _PROBE_READ_KERNEL = 3, 113  # enum bpf_prog_type, bpf_func_id
 _XDP, _XDP_HAS_FRAGS = 6, 1 << 5  # enum bpf_prog_type, BPF_F_XDP_HAS_FRAGS
 XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
-_BPF_XDP = 37  # enum bpf_attach_type
+_BPF_XDP, _BPF_TCX_INGRESS, _BPF_TCX_EGRESS = 37, 46, 47  # enum bpf_attach_type
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,6 +55,7 @@ class _Command(enum.IntEnum):
     PROG_TEST_RUN = 10
     PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
+    PROG_QUERY = 16
     BTF_LOAD = 18
     MAP_LOOKUP_BATCH = 24
     LINK_CREATE = 28
@@ -369,17 +370,33 @@ def attach_xdp(program_fd: int, ifindex: int, native: bool) -> int:
     return _bpf(_Command.LINK_CREATE, struct.pack("=IIII", program_fd, ifindex, _BPF_XDP, flags))
 
 
+def has_tcx(ifindex: int) -> bool:
+    """Whether the kernel knows links at the TC hooks of an interface (6.6)."""
+    try:
+        _bpf(_Command.PROG_QUERY, struct.pack("=II", ifindex, _BPF_TCX_EGRESS))
+    except OSError:
+        return False
+    return True
+
+
+def attach_tcx(program_fd: int, ifindex: int, ingress: bool) -> int:
+    """A link (kernel 6.6) that holds the program, behind those of others, while it is open or
+    pinned."""
+    hook = _BPF_TCX_INGRESS if ingress else _BPF_TCX_EGRESS
+    return _bpf(_Command.LINK_CREATE, struct.pack("=III", program_fd, ifindex, hook))
+
+
 def detach_link(link_fd: int) -> None:
     """Detach at once; without this the kernel does so some time after the last user is gone."""
     _bpf(_Command.LINK_DETACH, struct.pack("=I", link_fd))
 
 
 def link_ifindex(link_fd: int) -> int:
-    """The interface that an XDP link holds a program at, 0 once it was detached."""
+    """The interface that an XDP or tcx link holds a program at, 0 once it was detached."""
     info = ctypes.create_string_buffer(_INFO_BYTES)
     attr = struct.pack("=IIQ", link_fd, _INFO_BYTES, ctypes.addressof(info))
     _bpf(_Command.OBJ_GET_INFO_BY_FD, attr)
-    # bpf_link_info: type id prog_id, padding, xdp.ifindex
+    # bpf_link_info: type id prog_id, padding, xdp.ifindex or tcx.ifindex
     ifindex: int = struct.unpack_from("=I", info, 16)[0]
     return ifindex
 

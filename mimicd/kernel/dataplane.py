@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The BPF programs and maps of one interface, attached; detaching mirrors attaching.
 
-Pinned, they outlive the process that attached them, and `DataPlane.open` finds them again. XDP
-is held by a BPF link, which nobody else can replace.
+Pinned, they outlive the process that attached them, and `DataPlane.adopt` finds them again.
 """
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import sys
@@ -17,7 +15,7 @@ from pathlib import Path
 
 from mimicd.core.abi import COUNTERS, ConfigFlag, decode_config
 from mimicd.core.errors import AttachError, XdpBusyError
-from mimicd.kernel import bpf, bpffs, compiler, netlink
+from mimicd.kernel import bpf, bpffs, compiler, hooks, netlink
 from mimicd.kernel.bpf import Map
 from mimicd.kernel.hop import make_hop
 from mimicd.kernel.netlink import Link, Netlink
@@ -34,7 +32,6 @@ _KEY_AND_VALUE_BYTES = {
 }
 RING_BYTES = 4 << 20
 TRACE_RING_BYTES = 256 << 10
-_XDP_PIN = "xdp_link"
 # XDP on veth copies every frame; measured, a flood is a fifth faster without it.
 _BETTER_WITHOUT_XDP = {"veth"}
 _LINK_BYTES = {"eth": 14, "none": 0}
@@ -85,14 +82,14 @@ class DataPlane:
             # generic XDP takes the first 14 bytes for an Ethernet header
             xdp_mode, why = "none", "packets have no link header"
         elif xdp_mode == "auto" and link.xdp_program_id:
-            xdp_mode, why = "none", f"{_xdp_owner(link)} is there"
+            xdp_mode, why = "none", f"{hooks.xdp_owner(link)} is there"
         elif xdp_mode != "none" and link.xdp_program_id:
-            raise _xdp_busy(link)
+            raise hooks.xdp_busy(link)
         fds = await _compile(link_type, xdp_mode)
         if xdp_mode == "auto":
             # the maps are empty, so it lets everything pass until the rest is attached
             try:
-                xdp_mode = _attach_xdp(fds, link, "native")
+                xdp_mode = hooks.attach_xdp(fds, link, "native")
             except AttachError as error:
                 _close_all(fds)
                 xdp_mode, why = "none", str(error)
@@ -100,7 +97,7 @@ class DataPlane:
         plane = cls._of(link.ifindex, link_type, xdp_mode, fds, net, root)
         plane.without_xdp = why
         plane._attached.callback(_close_all, fds)
-        if _XDP_PIN in fds:
+        if hooks.XDP_LINK in fds:
             plane._attached.callback(plane._detach_xdp)
         return plane
 
@@ -114,22 +111,21 @@ class DataPlane:
             # what an incomplete predecessor left could only mislead a successor
             bpffs.remove_pins(self._root, ifindex)
             stack.callback(bpffs.remove_pins, self._root, ifindex)
-        if self.xdp_mode != "none" and _XDP_PIN not in self._fds:
+        if self.xdp_mode != "none" and hooks.XDP_LINK not in self._fds:
             try:
-                self.xdp_mode = _attach_xdp(self._fds, link, self.xdp_mode)
+                self.xdp_mode = hooks.attach_xdp(self._fds, link, self.xdp_mode)
             except XdpBusyError:
                 # It came since the link was looked at: look again, to name it.
-                raise _xdp_busy(await net.link_by_index(ifindex)) from None
+                raise hooks.xdp_busy(await net.link_by_index(ifindex)) from None
             stack.callback(self._detach_xdp)
         if self.xdp_mode == "skb":
             # generic XDP that shortens a frame leaves the skb's tail too far behind by the length
             # of the link header (6.18), and TCP inside a tunnel would append to it there
             self.set_flag(ConfigFlag.KEEP_TAIL, True)
         stack.push_async_callback(self._remove_clsact)
-        self.made_clsact = await net.add_clsact(ifindex)
-        for parent, program in self._filters():
-            stack.push_async_callback(net.remove_filter, ifindex, parent)
-            await net.add_filter(ifindex, parent, self._fds[program], program)
+        for parent, program in self._programs():
+            stack.push_async_callback(hooks.detach_tc, net, self._fds, ifindex, parent)
+            self.made_clsact |= await hooks.attach_tc(net, self._fds, ifindex, parent, program)
         stack.push_async_callback(self._remove_hop)
         await self._make_hop(link)
         if self._root is not None:
@@ -159,6 +155,9 @@ class DataPlane:
         try:
             for name in (*compiler.MAPS, *_pinned_programs(xdp_mode)):
                 fds[name] = bpf.open_pin(folder / name)
+            for name in hooks.LINKS:
+                with contextlib.suppress(FileNotFoundError):
+                    fds[name] = bpf.open_pin(folder / name)
             _check_layout(fds)
         except (OSError, AttachError):
             _close_all(fds)
@@ -169,11 +168,11 @@ class DataPlane:
         stack = plane._attached
         stack.callback(_close_all, fds)
         stack.callback(bpffs.remove_pins, root, link.ifindex)
-        if _XDP_PIN in fds:
+        if hooks.XDP_LINK in fds:
             stack.callback(plane._detach_xdp)
         stack.push_async_callback(plane._remove_clsact)
-        for parent, _ in plane._filters():
-            stack.push_async_callback(net.remove_filter, link.ifindex, parent)
+        for parent, _ in plane._programs():
+            stack.push_async_callback(hooks.detach_tc, net, fds, link.ifindex, parent)
         plane.hop_ifindex = decode_config(plane.config.lookup(bytes(4)) or b"").hop_ifindex
         stack.push_async_callback(plane._remove_hop)
         return plane
@@ -210,8 +209,8 @@ class DataPlane:
             **maps,
         )
 
-    def _filters(self) -> list[tuple[int, str]]:
-        """TC parent and program."""
+    def _programs(self) -> list[tuple[int, str]]:
+        """TC parent, that is, direction, and program."""
         received = compiler.INGRESS if self.xdp_mode == "none" else compiler.REPLY
         return [(netlink.EGRESS_PARENT, compiler.EGRESS), (netlink.INGRESS_PARENT, received)]
 
@@ -260,24 +259,16 @@ class DataPlane:
         if self.hop_ifindex and not await self._netlink.exists(self.hop_ifindex):
             await self._make_hop(link)
             repaired.append("the hop")
-        for parent, program in self._filters():
-            if not await self._netlink.has_filter(self.ifindex, parent, program):
-                self.made_clsact |= await self._netlink.add_clsact(self.ifindex)
-                await self._netlink.add_filter(self.ifindex, parent, self._fds[program], program)
-                repaired.append(f"the TC filter {program}")
-        if not self._xdp_is_there():
-            before = self._fds.pop(_XDP_PIN)
-            try:
-                _attach_xdp(self._fds, link, self.xdp_mode)
-            except XdpBusyError:
-                raise _xdp_busy(await self._netlink.link_by_index(self.ifindex)) from None
-            finally:
-                if _XDP_PIN in self._fds:
-                    os.close(before)
-                else:
-                    self._fds[_XDP_PIN] = before
+        for parent, program in self._programs():
+            which = (self._netlink, self._fds, self.ifindex, parent, program)
+            if not await hooks.is_at_tc(*which):
+                self.made_clsact |= await hooks.attach_tc_again(*which)
+                repaired.append(f"the TC program {program}")
+        if not hooks.is_at_xdp(self._fds, self.ifindex):
+            await hooks.attach_xdp_again(self._netlink, self._fds, link, self.xdp_mode)
             repaired.append("the XDP program")
-            self._pin_again()  # the old link is what was pinned
+        if repaired:
+            self._pin_again()  # the old links are what was pinned
         elif not self._pins_are_there():
             self._pin_again()
             repaired.append("what was pinned")
@@ -285,10 +276,7 @@ class DataPlane:
 
     def is_intact(self) -> bool:
         """Whether that is in place of which the kernel tells nobody when it is removed."""
-        return self._xdp_is_there() and self._pins_are_there()
-
-    def _xdp_is_there(self) -> bool:
-        return _XDP_PIN not in self._fds or bpf.link_ifindex(self._fds[_XDP_PIN]) == self.ifindex
+        return hooks.is_linked(self._fds, self.ifindex) and self._pins_are_there()
 
     def _pins_are_there(self) -> bool:
         if self._root is None or not self.pinned:
@@ -305,7 +293,7 @@ class DataPlane:
             self.pinned = _pin_all(self._fds, bpffs.pin_folder(self._root, self.ifindex))
 
     def _detach_xdp(self) -> None:
-        _detach_xdp(self._fds[_XDP_PIN])
+        hooks.detach_link(self._fds[hooks.XDP_LINK])
 
     async def _remove_clsact(self) -> None:
         if self.made_clsact:
@@ -348,60 +336,19 @@ def _check_layout(fds: dict[str, int]) -> None:
 
 
 def remove_leftovers(root: Path, ifindex: int) -> None:
-    """Detach XDP and remove the pins of a process that is gone."""
-    for pin in (root / str(ifindex)).glob(f"*/{_XDP_PIN}"):
+    """Detach what links hold, and remove the pins, of a process that is gone."""
+    pins = [pin for name in hooks.LINKS for pin in (root / str(ifindex)).glob(f"*/{name}")]
+    for pin in pins:
         with contextlib.suppress(OSError):
             fd = bpf.open_pin(pin)
-            _detach_xdp(fd)
+            hooks.detach_link(fd)
             os.close(fd)
     bpffs.remove_pins(root, ifindex)
 
 
-def _detach_xdp(link_fd: int) -> None:
-    # Refused where the interface is gone, and XDP with it.
-    with contextlib.suppress(OSError):
-        bpf.detach_link(link_fd)
-
-
 def _pinned_programs(xdp_mode: str) -> tuple[str, ...]:
     common = (compiler.EGRESS, compiler.INGRESS)
-    return common if xdp_mode == "none" else (*common, compiler.REPLY, _XDP_PIN)
-
-
-def _attach_xdp(fds: dict[str, int], link: Link, wanted: str) -> str:
-    """The mode in which it is attached."""
-    failure: OSError | None = None
-    for mode in ("native", "skb"):
-        if wanted not in ("auto", mode):
-            continue
-        try:
-            fds[_XDP_PIN] = bpf.attach_xdp(fds[compiler.INGRESS], link.ifindex, mode == "native")
-            return mode
-        except OSError as error:
-            failure = error
-    assert failure is not None
-    if failure.errno in (errno.EBUSY, errno.EEXIST):
-        raise _xdp_busy(link)
-    hint = "mimicd needs CAP_NET_ADMIN and CAP_BPF, or root"
-    if wanted == "native":
-        hint = f"the driver of {link.name} may have no native XDP; try --xdp-mode skb"
-    raise AttachError(f"cannot attach XDP to {link.name}: {failure.strerror}", hint) from failure
-
-
-def _xdp_busy(link: Link) -> XdpBusyError:
-    return XdpBusyError(
-        f"{link.name} has {_xdp_owner(link)}",
-        f"`ip link show {link.name}` names it; `ip link set {link.name} xdp off` removes it, "
-        "if it is not needed; --xdp-mode none does without XDP",
-    )
-
-
-def _xdp_owner(link: Link) -> str:
-    number = link.xdp_program_id
-    name = bpf.program_name(number) if number else ""
-    return "an XDP program of somebody else" + (
-        f": {name or 'unnamed'} (id {number})" if number else ""
-    )
+    return common if xdp_mode == "none" else (*common, compiler.REPLY, hooks.XDP_LINK)
 
 
 def _pin_all(fds: dict[str, int], folder: Path) -> bool:

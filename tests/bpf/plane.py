@@ -39,6 +39,7 @@ NS_PER_S = 1_000_000_000
 
 _KEY = struct.Struct("=I")
 _HALF_OPEN_BYTES = 24
+_HELD = [abi.COUNTERS.index(name) for name in ("held", "drop-ring-full")]
 _WINDOW_UPDATE = abi.COUNTERS.index("tx-window-update")
 _RST_AT_OFFSET = 48  # of rst_at_ns in struct config
 # struct __sk_buff up to gso_size: only mark (at 8) and gso_size (at 176) may be set here
@@ -48,7 +49,7 @@ _ETH_P_ALL, _PACKET_IGNORE_OUTGOING, _SOL_PACKET = 3, 23, 263
 
 
 class Departure(enum.IntEnum):
-    """What TC egress returns (linux/pkt_cls.h)."""
+    """What TC egress returns (linux/pkt_cls.h); a redirection to nowhere is HELD here."""
 
     SENT = 0xFFFFFFFF
     DROPPED = 2
@@ -226,7 +227,11 @@ class Plane:
 
     def egress(self, frame: bytes, mark: int = 0, gso_bytes: int = 0) -> ProgramRun:
         """One frame out; its result is a Departure."""
-        return self._run(compiler.EGRESS, frame, _CONTEXT.pack(mark, gso_bytes))
+        before = sum(map(self._count, _HELD))
+        run = self._run(compiler.EGRESS, frame, _CONTEXT.pack(mark, gso_bytes))
+        if run.result == Departure.REDIRECTED and sum(map(self._count, _HELD)) != before:
+            return dataclasses.replace(run, result=Departure.HELD)
+        return run
 
     def reply(self, frame: bytes, mark: int = 0) -> ProgramRun:
         """One frame that XDP has passed."""

@@ -172,6 +172,7 @@ class Talk:
         ack = self.answer(self.syn_ack())
         self.peer_seq = (self.peer_seq + 1) % SEQUENCE_SPACE
         assert self.resend().result == Departure.SENT
+        assert self.command(Operation.DRAINED).result == Departure.DROPPED
         self.take_all()
         return ack
 

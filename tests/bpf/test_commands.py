@@ -129,7 +129,7 @@ def test_a_command_for_another_state_is_refused(plane: Plane) -> None:
     assert_refused(conversation, Operation.PROBE)
 
 
-@pytest.mark.parametrize("number", [0, 6, 0xFFFFFFFF])
+@pytest.mark.parametrize("number", [0, 7, 0xFFFFFFFF])
 def test_an_unknown_command_is_refused(plane: Plane, number: int) -> None:
     conversation = established(plane)
     before = conversation.entry

@@ -11,6 +11,7 @@ something was wrong.
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from mimicd import state, supervisor
 from mimicd.core.errors import MimicError
 from mimicd.kernel import bpf, bpffs
 from mimicd.kernel.netlink import Netlink
+from tests.rig.tcx import tcx_programs
 
 OPTIONS = {"filter": ["remote=192.0.2.9:5000"], "xdp_mode": "native"}
 CHANGING_CALLS = {"MAP_UPDATE_ELEM", "OBJ_PIN", "LINK_CREATE", "LINK_DETACH"}
@@ -109,6 +111,9 @@ def attached(interface: str) -> str:
         f"tc filter show dev {interface} egress",
     )
     found = [subprocess.run(c.split(), capture_output=True, text=True).stdout for c in commands]
+    index = socket.if_nametoindex(interface)
+    hooks = ("ingress", "egress")
+    found += [f"link {one}\n" for hook in hooks for _, one in tcx_programs(index, hook)]
     return "".join(found)
 
 

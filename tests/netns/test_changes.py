@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.rig.bpffs import MountNamespace, system_bpffs
 from tests.rig.daemon import Daemon, Foreground, command_path
 from tests.rig.namespace import Namespace, wait_until
 from tests.rig.network import Host, Network
+from tests.rig.tcx import detach_tcx
 from tests.rig.traffic import exchange, flow
 
 PORT = 51820
@@ -263,6 +265,14 @@ def remove_filter(host: Host, _pins: Path) -> None:
     host.namespace.run("tc", "filter", "del", "dev", "eth0", "egress")
 
 
+def detach_links(host: Host, _pins: Path) -> None:
+    host.namespace.call(lambda: detach_tcx(socket.if_nametoindex("eth0"), "ingress", "egress"))
+
+
+def detach_link(host: Host, _pins: Path) -> None:
+    host.namespace.call(lambda: detach_tcx(socket.if_nametoindex("eth0"), "egress"))
+
+
 def remove_hop(host: Host, _pins: Path) -> None:
     ip(host, "link", "del", "eth0-hop0")
 
@@ -278,14 +288,19 @@ def remove_pins(_host: Host, pins: Path) -> None:
     shutil.rmtree(pins.parent)
 
 
-REMOVALS = [remove_qdisc, remove_filter, remove_hop, detach_xdp, remove_pins]
+REMOVALS = [remove_hop, detach_xdp, remove_pins]
 
 
-def test_what_somebody_removes_is_noticed_told_and_put_back(host: Host) -> None:
+@pytest.mark.parametrize("removals", [[detach_links, detach_link], [remove_qdisc, remove_filter]])
+def test_what_somebody_removes_is_noticed_told_and_put_back(
+    host: Host, removals: list[Callable[[Host, Path], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if remove_filter in removals:
+        monkeypatch.setenv("MIMICD_NO_TCX", "1")
     before = attachments(host)
     with daemon_with_pins(host, "native") as (daemon, pins):
         shape, pinned = shape_of(host), names_below(pins)
-        for remove in REMOVALS:
+        for remove in removals + REMOVALS:
             said = daemon.log.count("it is back")
             remove(host, pins)
             await_log(daemon, "it is back", said + 1)
@@ -318,13 +333,16 @@ def names_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def test_a_program_in_place_of_ours_is_replaced(host: Host) -> None:
-    """It bears our priority and handle, and is another one."""
+def test_a_program_in_place_of_ours_is_replaced(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It bears our priority and handle, and is another one. Of links nobody can replace any."""
+    monkeypatch.setenv("MIMICD_NO_TCX", "1")
     with Daemon(host) as daemon:
         daemon.ctl("run", "--detach", *FILTER, "eth0", check=True)
         ours = attachments(host).filters
         host.namespace.call(lambda: asyncio.run(put_in_place_of_ours(host)))
-        await_log(daemon, "somebody removed the TC filter mimic_egress; it is back")
+        await_log(daemon, "somebody removed the TC program mimic_egress; it is back")
         assert attachments(host).filters == ours
 
 

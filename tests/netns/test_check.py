@@ -3,6 +3,8 @@
 
 import json
 
+import pytest
+
 from tests.netns.scripted import fresh_port
 from tests.rig.attachments import attachments
 from tests.rig.daemon import Daemon, command_path
@@ -33,8 +35,11 @@ def test_a_good_interface_passes_without_a_daemon_and_is_left_alone(
     assert attachments(host) == before
 
 
-def test_what_would_keep_it_from_working_is_found(direct_network: Network) -> None:
+def test_what_would_keep_it_from_working_is_found(
+    direct_network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = direct_network.a
+    monkeypatch.setenv("MIMICD_NO_TCX", "1")
     rules = f"chain in {{ type filter hook input priority 0; udp dport {PORT} drop; }}"
     host.namespace.run("nft", "-f", "-", stdin=f"table inet mine {{\n{rules}\n}}\n")
     host.namespace.sysctl({"ipv4/conf/eth0/rp_filter": 1})

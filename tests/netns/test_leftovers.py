@@ -8,6 +8,7 @@ of state, and the programs themselves, which the kernel keeps as long as anythin
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from tests.rig.daemon import Daemon, Foreground
 from tests.rig.foreign import foreign_xdp
 from tests.rig.namespace import wait_until
 from tests.rig.network import Host, Network
+from tests.rig.tcx import detach_tcx, fill_tcx
 
 FILTER = ("-f", "remote=192.0.2.9:5000")
 MODES = pytest.mark.parametrize("mode", ["native", "skb", "none"])
@@ -158,12 +160,18 @@ def add_ingress_qdisc(host: Host) -> None:
     host.namespace.run("tc", "qdisc", "add", "dev", host.interface, "ingress")
 
 
-def remove_qdiscs(host: Host) -> None:
+def fill_hook(host: Host) -> None:
+    host.namespace.call(lambda: fill_tcx(socket.if_nametoindex(host.interface), "ingress"))
+
+
+def remove_obstacles(host: Host) -> None:
+    host.namespace.call(lambda: detach_tcx(socket.if_nametoindex(host.interface), "ingress"))
     for kind in ("clsact", "ingress"):
         host.namespace.run("tc", "qdisc", "del", "dev", host.interface, kind, check=False)
 
 
 OBSTACLES = {
+    "as many programs of others as there may be": fill_hook,
     "an ingress qdisc where clsact would be": add_ingress_qdisc,
     "our TC priority taken on egress": take_priority("egress"),
     "our TC priority taken on ingress": take_priority("ingress"),
@@ -171,8 +179,16 @@ OBSTACLES = {
 EACH_OBSTACLE = pytest.mark.parametrize("obstruct", OBSTACLES.values(), ids=OBSTACLES)
 
 
+@pytest.fixture
+def with_filters(obstruct: Callable[[Host], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in the way of filters is in the way of no link."""
+    if obstruct is not fill_hook:
+        monkeypatch.setenv("MIMICD_NO_TCX", "1")
+
+
 @MODES
 @EACH_OBSTACLE
+@pytest.mark.usefixtures("with_filters")
 def test_mimicd_run_that_fails_half_way_leaves_nothing(
     host: Host, obstruct: Callable[[Host], None], mode: str
 ) -> None:
@@ -185,6 +201,7 @@ def test_mimicd_run_that_fails_half_way_leaves_nothing(
 
 
 @EACH_OBSTACLE
+@pytest.mark.usefixtures("with_filters")
 def test_run_over_the_bus_that_fails_half_way_leaves_nothing_and_can_be_repeated(
     host: Host, obstruct: Callable[[Host], None]
 ) -> None:
@@ -195,7 +212,7 @@ def test_run_over_the_bus_that_fails_half_way_leaves_nothing_and_can_be_repeated
         assert answer.exit_code == 1
         assert_refused(answer.stderr, "mimicctl")
         assert traces(host, daemon.runtime) == before
-        remove_qdiscs(host)
+        remove_obstacles(host)
         daemon.ctl("run", "--detach", *FILTER, host.interface, check=True)
         daemon.ctl("stop", host.interface, check=True)
         assert "Traceback" not in daemon.log

@@ -123,14 +123,18 @@ def start_again(program: Foreground) -> None:
 
 
 def remove_traces(host: Host) -> None:
-    """Everything of a killed daemon: TC, XDP (by its pin), the hop, pins."""
-    host.namespace.run("tc", "qdisc", "del", "dev", host.interface, "clsact")
+    """Everything of a killed daemon: TC and XDP (by their pins, or a qdisc), the hop, pins."""
+    host.namespace.run("tc", "qdisc", "del", "dev", host.interface, "clsact", check=False)
     for link in attachments(host).links:
         if link not in (host.interface, "lo"):
             host.namespace.run("ip", "link", "del", link, check=False)
     for mount in bpf_mounts():
         shutil.rmtree(mount / "mimicd" / str(host.namespace.inode), ignore_errors=True)
-    wait_until(lambda: not attachments(host).xdp, 5, "XDP detached with its pin")
+    wait_until(
+        lambda: not (attachments(host).xdp or attachments(host).filters),
+        5,
+        "XDP and TC detached with their pins",
+    )
 
 
 LEAVES = {

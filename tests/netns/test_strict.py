@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Strict filters: plain UDP of their flows neither leaves nor comes in, in bad times too."""
 
+import socket
+
 import pytest
 
 from tests.netns.talk import heard, say
@@ -9,6 +11,7 @@ from tests.rig.attachments import attachments
 from tests.rig.daemon import Daemon, command_path
 from tests.rig.foreign import foreign_xdp
 from tests.rig.network import Network
+from tests.rig.tcx import detach_tcx
 from tests.rig.traffic import flow
 
 PORT, OTHER_PORT, ALWAYS_PORT = 51820, 51821, 51822
@@ -74,8 +77,7 @@ def test_it_leaves_disguised_and_after_a_stop_as_it_was_asked_for(direct_network
         far.ctl("stop", "eth0", check=True)
         # what somebody takes away while nobody looks after it
         near.kill()
-        for hook in ("egress", "ingress"):
-            net.a.namespace.run("tc", "filter", "del", "dev", "eth0", hook, "prio", "109")
+        net.a.namespace.call(lambda: detach_tcx(socket.if_nametoindex("eth0"), "ingress", "egress"))
         assert crossing(net) == [OTHER_PORT]
         near.start()
         near.await_ready()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.rig.network import Host
+from tests.rig.tcx import tcx_programs
 
 MOUNTS = Path("/proc/self/mounts")
 
@@ -21,6 +22,7 @@ class Attachments:
     links: tuple[str, ...]
     qdiscs: tuple[str, ...]
     filters: tuple[str, ...]
+    """TC programs, by whatever they are attached: "eth0 egress: ..." """
     xdp: tuple[str, ...]
     """ "eth0 12 native": interface, program id, mode."""
     pins: tuple[str, ...]
@@ -29,7 +31,7 @@ class Attachments:
 
     @property
     def is_complete(self) -> bool:
-        """TC filters on both sides, the last to be attached: the data path is in place."""
+        """TC programs on both sides, the last to be attached: the data path is in place."""
         sides = {filter_.split()[1] for filter_ in self.filters}
         return sides == {"egress:", "ingress:"}
 
@@ -48,6 +50,8 @@ def attachments(host: Host) -> Attachments:
             *("tc", "filter", "show", "dev", name, hook), check=False
         ).stdout.splitlines()
     ]
+    indexes = {str(link["ifname"]): int(link["ifindex"]) for link in links}
+    filters += host.namespace.call(lambda: _linked(indexes))
     sockets = run("cat", "/proc/net/packet").stdout.splitlines()[1:]
     return Attachments(
         links=tuple(sorted(names)),
@@ -57,6 +61,15 @@ def attachments(host: Host) -> Attachments:
         pins=tuple(_pins(host.namespace.inode)),
         packet_sockets=tuple(sorted(" ".join(line.split()[2:5]) for line in sockets)),
     )
+
+
+def _linked(indexes: dict[str, int]) -> list[str]:
+    return [
+        f"{name} {hook}: link {program} id {number}"
+        for name, ifindex in indexes.items()
+        for hook in ("ingress", "egress")
+        for number, program in tcx_programs(ifindex, hook)
+    ]
 
 
 def _xdp(link: dict[str, object]) -> list[str]:

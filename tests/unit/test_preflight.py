@@ -63,7 +63,9 @@ def test_a_machine_that_lacks_nothing_gets_ok_only() -> None:
     lines = lines_of(GOOD)
     assert {line.grade for line in lines} == {OK}
     assert is_good(lines)
-    expected = ("privileges kernel BTF bpffs interface XDP offloads MTU rp_filter firewall clock",)
+    expected = (
+        "privileges kernel BTF bpffs interface TC XDP offloads MTU rp_filter firewall clock",
+    )
     assert [line.check for line in lines] == expected[0].split()
 
 
@@ -102,7 +104,9 @@ def test_each_trouble_of_the_machine_is_told(
         (replace(LINK, is_up=False), "interface", FAIL, "ip link set eth0 up"),
         (replace(LINK, link_type=""), "interface", FAIL, "--link-type"),
         (replace(LINK, is_running=True), "interface", OK, "mimicd runs on it already"),
-        (replace(LINK, has_ingress_qdisc=True), "TC", FAIL, "ingress qdisc"),
+        (replace(LINK, has_ingress_qdisc=True), "TC", OK, "links"),
+        (replace(LINK, has_tcx=False), "TC", OK, "filters"),
+        (replace(LINK, has_tcx=False, has_ingress_qdisc=True), "TC", FAIL, "ingress qdisc"),
         (replace(LINK, kind="veth"), "XDP", OK, "TC receives"),
         (replace(LINK, link_type="none"), "XDP", OK, "TC receives"),
         (replace(LINK, xdp_owner="the XDP program x (id 7)"), "XDP", WARN, "x (id 7) is attached"),
