@@ -5,4 +5,5 @@
 cd "$(dirname "$0")" || exit 1
 ./setup.sh --dev || exit
 # What takes long is left out; `./test.sh -m slow` runs it.
-exec .venv/bin/python -m pytest -m 'not slow' "$@"
+# Two at a time, file by file: most of them wait for something. For --pdb or -s: -n 0
+exec .venv/bin/python -m pytest -m 'not slow' -n 2 --dist loadfile "$@"

@@ -216,9 +216,13 @@ def _is_after(generation: int, other: int) -> bool:
 
 
 def stop_commands(entries: Mapping[bytes, ConnEntry]) -> list[Command]:
-    """A RST to every peer that still believes in a connection."""
+    """A RST to every peer that still believes in a connection.
+
+    None in syn-sent (RFC 9293, section 3.10.5): on another CPU it could overtake the SYN, and a
+    peer whose SYN+ACK comes later is answered by the host.
+    """
     return [
         Command(key, Operation.RESET, entry.generation, int(Reason.STOPPED))
         for key, entry in entries.items()
-        if entry.state is not State.IDLE
+        if entry.state not in (State.IDLE, State.SYN_SENT)
     ]

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, TypeVar
 
-from pyroute2.iproute.linux import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from mimicd.core.errors import AttachError, FailedError, NoSuchInterfaceError
+from mimicd.kernel.netlink_library import IPRoute, NetlinkError
 
 T = TypeVar("T")
 

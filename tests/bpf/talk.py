@@ -83,6 +83,11 @@ class Talk:
         assert run.result == Departure.SENT, Departure(run.result)
         return self.segment_of(run.data)
 
+    def drain(self) -> None:
+        """User space sends the one datagram that was held, and says that it was the last."""
+        assert self.resend().result == Departure.SENT
+        assert self.command(Operation.DRAINED).result == Departure.DROPPED
+
     def command(
         self, operation: Operation, argument: int = 0, generation: int | None = None
     ) -> ProgramRun:
@@ -171,8 +176,7 @@ class Talk:
         self.open()
         ack = self.answer(self.syn_ack())
         self.peer_seq = (self.peer_seq + 1) % SEQUENCE_SPACE
-        assert self.resend().result == Departure.SENT
-        assert self.command(Operation.DRAINED).result == Departure.DROPPED
+        self.drain()
         self.take_all()
         return ack
 

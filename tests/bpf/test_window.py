@@ -62,7 +62,7 @@ def test_with_max_window_everything_announces_the_most(plane: Plane) -> None:
     assert (syn.flags, syn.window, options.scale) == (SYN, 65535, 14)
     assert conversation.answer(conversation.syn_ack()).window == 65535
     conversation.peer_seq += 1
-    conversation.resend()
+    conversation.drain()
     conversation.take_all()
     for left in (65535 << 14, W, 4096):
         conversation.change(window=left)
@@ -249,7 +249,7 @@ def test_a_burst_after_the_handshake_never_leaves_the_window(plane: Plane) -> No
     conversation.open()
     conversation.answer(conversation.syn_ack())
     first_seq = conversation.peer_ack
-    conversation.resend()
+    conversation.drain()
     for _ in range(100):
         conversation.send(bytes(1400))
     counts = plane.counted()

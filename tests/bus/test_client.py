@@ -322,7 +322,13 @@ def shown_on_a_terminal(bus: PrivateBus, columns: int, **environ: str) -> bytes:
     controller, terminal = pty.openpty()
     try:
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 50, columns, 0, 0))
-        given = {names.ADDRESS_VARIABLE: bus.address, "NO_COLOR": "", "TERM": "xterm", **environ}
+        given = {
+            names.ADDRESS_VARIABLE: bus.address,
+            "NO_COLOR": "",
+            "TERM": "xterm",
+            "COLUMNS": "",
+        }
+        given |= environ
         done = subprocess.run(
             [*PYTHON, "-m", "mimicctl", "show", "eth0"],
             cwd=ROOT,

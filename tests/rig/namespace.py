@@ -152,10 +152,9 @@ def remove(name: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     if path.exists():
-        # Programs pin below the number of their namespace, which may be given again.
-        pins = PIN_FOLDER / str(path.stat().st_ino)
+        # Programs pin below the number of their namespace, which is given again once that is gone.
+        shutil.rmtree(PIN_FOLDER / str(path.stat().st_ino), ignore_errors=True)
         _run(["ip", "netns", "delete", name], check=False)
-        shutil.rmtree(pins, ignore_errors=True)
 
 
 @contextlib.contextmanager

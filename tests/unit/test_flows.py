@@ -276,14 +276,13 @@ def test_trace_events_do_nothing(flows: Flows) -> None:
     assert flows.on_event(dataclasses.replace(ESTABLISHED, type=EventType.TRACE)) == []
 
 
-def test_at_the_end_every_connection_that_is_not_idle_is_reset() -> None:
+def test_at_the_end_every_connection_whose_peer_has_answered_is_reset() -> None:
     entries = {
         key_of(number): entry(state, generation=number, role=Role.RESPONDER)
         for number, state in enumerate(State)
     }
     assert stop_commands(entries) == [
-        Command(key_of(number), Operation.RESET, number, int(Reason.STOPPED))
-        for number in (1, 2, 3)
+        Command(key_of(number), Operation.RESET, number, int(Reason.STOPPED)) for number in (2, 3)
     ]
 
 
