@@ -95,6 +95,7 @@ def _run(invocation: Invocation) -> int:
 
 async def _serve(invocation: Invocation) -> int:
     try:
+        from mimicd.guarding import guard
         from mimicd.supervisor import Supervisor
     except ImportError as error:
         raise MissingDependencyError(
@@ -105,7 +106,7 @@ async def _serve(invocation: Invocation) -> int:
     if invocation.checks:
         return await _check(Supervisor(), invocation)
     if invocation.guards is not None:
-        await Supervisor().guard(invocation.interface, invocation.options, invocation.guards)
+        await guard(invocation.interface, invocation.options, invocation.guards)
         return 0
     loop = asyncio.get_running_loop()
     ended: _Ended = loop.create_future()

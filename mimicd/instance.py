@@ -2,7 +2,6 @@
 """One interface: kernel events go through the core and come back as actions on the kernel."""
 
 import asyncio
-import errno
 import logging
 import secrets
 import struct
@@ -14,19 +13,15 @@ from typing import Protocol
 
 from mimicd.core import abi
 from mimicd.core.abi import (
-    ConfigFlag,
     ConnEntry,
     Event,
     EventType,
-    Operation,
     Reason,
     TracedSegment,
 )
 from mimicd.core.connection import Connection, InterfaceView, State
-from mimicd.core.errors import FailedError
-from mimicd.core.filter_tables import NO_TABLES, Address, FilterTables, build_tables, decode_tables
-from mimicd.core.flows import Action, Command, Flows, Forget, Resend, stop_commands
-from mimicd.core.frames import command_frame
+from mimicd.core.filter_tables import Address
+from mimicd.core.flows import Flows, stop_commands
 from mimicd.core.line_budget import LineBudget
 from mimicd.core.model import Filter, InterfaceConfig
 from mimicd.core.notes import CHANGES, connection_of
@@ -35,12 +30,12 @@ from mimicd.core.preflight import largest_payload
 from mimicd.core.rules import RuleBook
 from mimicd.core.settings import show_filter, shown_texts
 from mimicd.core.shortages import RING_FULL, Shortages
-from mimicd.core.sources import strict_filters
-from mimicd.kernel.dataplane import RING_BYTES, DataPlane
+from mimicd.kernel.dataplane import RING_BYTES, DataPlane, index_key
 from mimicd.kernel.netlink import Link, Netlink
-from mimicd.kernel.packet_socket import PacketSocket
 from mimicd.kernel.ring import Ring
 from mimicd.logs import DEBUG, INFO, TRACE, WARNING, shifted
+from mimicd.outlet import Outlet
+from mimicd.rule_maps import RuleMaps
 from mimicd.trace import Trace
 
 log = logging.getLogger(__name__)
@@ -112,15 +107,13 @@ class Instance:
         self._loop = asyncio.get_running_loop()
         self._rules = book.settings
         self._flows = Flows(self._rules)
-        self._rule_values: dict[int, bytes] = {}
-        self._tables = NO_TABLES
+        self._maps = RuleMaps(plane)
         self._own: frozenset[Address] | None = None
-        self._sockets: dict[str, PacketSocket] = {}
+        self._outlet = Outlet(plane.conns)
         self._ring: Ring | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
         self._shortages: Shortages | None = None
-        self._send_failures = 0
         self.trouble = ""
         """What could not be put back, so that it is told once."""
         self._rescans: asyncio.Task[None] | None = None
@@ -163,7 +156,7 @@ class Instance:
                 deliver_mark=marks[2],
                 cookie_key=(secrets.randbits(64), secrets.randbits(64)),
             )
-            plane.config.update(_index(0), kernel_config.encode())
+            plane.config.update(index_key(0), kernel_config.encode())
             await instance._apply(config, book)
             # Listening before anything is attached: no event is missed.
             instance._open(kernel_config)
@@ -188,10 +181,9 @@ class Instance:
         """Go on with what an earlier process attached. Raises MimicError or OSError."""
         instance = cls(link, plane, config, book, net, on_log, on_change)
         try:
-            raw = plane.config.lookup(_index(0))
+            raw = plane.config.lookup(index_key(0))
             kernel_config = abi.decode_config(raw or b"")
-            entries = {key: plane.filters.lookup(key) or b"" for key in plane.filters.all_keys()}
-            instance._tables = decode_tables(plane.ports.lookup(_index(0)) or b"", entries)
+            instance._maps.read()
             await instance._apply(config, book)
             instance._open(kernel_config)
             await instance._rescan()
@@ -201,18 +193,7 @@ class Instance:
         return instance
 
     def _open(self, kernel_config: abi.Config) -> None:
-        try:
-            for name, mark in (
-                ("resend", kernel_config.resend_mark),
-                ("command", kernel_config.command_mark),
-            ):
-                has_link_header = self.plane.link_type == "eth"
-                self._sockets[name] = PacketSocket(self.link.ifindex, mark, has_link_header)
-        except OSError as error:
-            raise FailedError(
-                f"cannot open a packet socket on {self.name}: {error.strerror}",
-                "mimicd needs CAP_NET_RAW, or root",
-            ) from error
+        self._outlet.open(self.link, self.plane.link_type, kernel_config)
         self._ring = Ring(self.plane.ring_fd, RING_BYTES)
         self._shortages = Shortages(self.plane.counter)
         self._loop.add_reader(self.plane.ring_fd, self._read_ring)
@@ -231,15 +212,13 @@ class Instance:
             self._loop.remove_reader(self.plane.ring_fd)
             self._ring.close()
             self._ring = None
-        for socket in self._sockets.values():
-            socket.close()
-        self._sockets.clear()
+        self._outlet.close()
 
     async def stop(self) -> None:
         """RST to every peer, then everything is detached."""
         async for entries in self._entries(at_once=_LOOKS_AT_ONCE):
             for command in stop_commands(entries):
-                self._act(command, entries[command.key])
+                self._outlet.act(command, entries[command.key])
         self._trace.switch(False)
         self._close()
         await self.plane.detach()
@@ -287,51 +266,29 @@ class Instance:
 
     async def _apply(self, config: InterfaceConfig, book: RuleBook) -> None:
         own = frozenset(await self._net.addresses(self.link.ifindex))
-        tables = build_tables(book.filters, own, self._tables)
+        self._maps.write(book, own)
         self.config, self.book, self._own = config, book, own
         self._rules.clear()
         self._rules.update(book.settings)
-        values = book.rule_values()
-        for number, value in values.items():
-            if self._rule_values.get(number) != value:
-                self.plane.rules.update(_index(number), value)
-        self._rule_values = values
-        self._write_tables(tables)
-        self.plane.set_flag(ConfigFlag.STRICT, bool(strict_filters(book.filters.values())))
 
     async def refresh_addresses(self) -> None:
         """Wildcards follow the interface's addresses."""
         own = frozenset(await self._net.addresses(self.link.ifindex))
         if own != self._own:
-            self._write_tables(build_tables(self.book.filters, own, self._tables))
+            self._maps.write(self.book, own)
             self._own = own
-
-    def _write_tables(self, tables: FilterTables) -> None:
-        """Under traffic: what is new first, then what leads to it, then what is left over."""
-        before, self._tables = self._tables, tables
-        for key, value in tables.entries.items():
-            if before.entries.get(key) != value:
-                self.plane.filters.update(key, value)
-        if tables.classes != before.classes:
-            self.plane.ports.update(_index(0), tables.encode_ports())
-        for key in before.entries.keys() - tables.entries.keys():
-            self.plane.filters.delete(key)
 
     def refresh_link(self, link: Link) -> None:
         """The interface was renamed, or has another MTU."""
         if link.mtu_bytes != self.link.mtu_bytes:
-            raw = self.plane.config.lookup(_index(0)) or b""
-            # mtu is the third word of struct config; the rest is left as it is
-            self.plane.config.update(
-                _index(0), raw[:8] + struct.pack("=I", link.mtu_bytes) + raw[12:]
-            )
+            self.plane.set_mtu(link.mtu_bytes)
         self.link = link
 
     async def _drop_connections_of(self, numbers: set[int]) -> None:
         async for entries in self._entries(at_once=_LOOKS_AT_ONCE):
             mine = {key: entry for key, entry in entries.items() if entry.rule in numbers}
             for command in stop_commands(mine):
-                self._act(command, mine[command.key])
+                self._outlet.act(command, mine[command.key])
             for key in mine:
                 self.plane.conns.delete(key)
                 self._flows.forget(key)
@@ -348,12 +305,12 @@ class Instance:
                 continue
             self._on_event(event)
         for action in self._flows.drained():
-            self._act(action)
+            self._outlet.act(action)
         self._set_timer()
 
     def _on_event(self, event: Event) -> None:
         for action in self._flows.on_event(event):
-            self._act(action)
+            self._outlet.act(action)
         if event.reason:
             self._tell_change(event)
 
@@ -393,7 +350,7 @@ class Instance:
             raw = self.plane.conns.lookup(key)
             entry = abi.decode_conn(raw) if raw else None
             for action in self._flows.examine(key, entry, now_ns()):
-                self._act(action, entry)
+                self._outlet.act(action, entry)
         self._set_timer()
 
     def _keep_house(self) -> None:
@@ -411,9 +368,8 @@ class Instance:
         self._trace.tell_lost()
         if untold := self._lines.renew():
             self._log(WARNING, f"{untold} more connections came up or ended than lines can tell")
-        if self._send_failures:
-            self._log(WARNING, f"{self._send_failures} frames of our own could not be sent")
-            self._send_failures = 0
+        if failures := self._outlet.take_failures():
+            self._log(WARNING, f"{failures} frames of our own could not be sent")
 
     def _rescan_soon(self, after_loss: bool = False) -> None:
         """Beside everything else: of tens of thousands of connections it takes seconds.
@@ -436,43 +392,8 @@ class Instance:
                 if after_loss:
                     self._on_event(_event_of(key, entry))
                 for action in self._flows.examine(key, entry, now_ns()):
-                    self._act(action, entry)
+                    self._outlet.act(action, entry)
         self._set_timer()
-
-    def _act(self, action: Action, entry: ConnEntry | None = None) -> None:
-        match action:
-            case Resend(key, frame, generation):
-                if not self._send("resend", frame):
-                    self._act(Command(key, Operation.RELEASE, generation, 1))
-            case Command(key, operation, generation, argument):
-                if entry is None:
-                    raw = self.plane.conns.lookup(key)
-                    entry = abi.decode_conn(raw) if raw else None
-                if entry is not None:
-                    payload = abi.encode_command(operation, generation, argument)
-                    self._send("command", command_frame(entry.link_header, key, payload))
-            case Forget(key, generation):
-                raw = self.plane.conns.lookup(key)
-                current = abi.decode_conn(raw) if raw else None
-                if (
-                    current is not None
-                    and current.state is State.IDLE
-                    and current.generation == generation
-                ):
-                    # A datagram that opens it between look and deletion is sent again by its
-                    # sender, as any lost one.
-                    self.plane.conns.delete(key)
-
-    def _send(self, which: str, frame: bytes) -> bool:
-        try:
-            self._sockets[which].send(frame)
-        except OSError as error:
-            # A full queue or an interface that is down; deadlines try again.
-            if error.errno not in (errno.ENOBUFS, errno.ENETDOWN, errno.ENXIO, errno.EAGAIN):
-                log.warning("%s: cannot send a frame: %s", self.name, error)
-            self._send_failures += 1
-            return False
-        return True
 
     # --- looking ---
 
@@ -534,10 +455,6 @@ class Instance:
     def max_payload(self) -> int:
         """The largest datagram that fits the MTU of every filter, in bytes."""
         return largest_payload(self.link.mtu_bytes, self.book.filters.values())
-
-
-def _index(number: int) -> bytes:
-    return number.to_bytes(4, "little")
 
 
 def _distinct_marks() -> list[int]:

@@ -4,7 +4,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicd import __version__, facts, logs, state
-from mimicd.claims import Claim, claim
+from mimicd.audience import Audience
 from mimicd.core.connection import Connection, InterfaceView
 from mimicd.core.errors import (
     AlreadyRunningError,
@@ -37,10 +36,10 @@ from mimicd.follower import Follower
 from mimicd.instance import Instance
 from mimicd.kernel import bpffs
 from mimicd.kernel.changes import Changes
-from mimicd.kernel.guard import attach_guard, remove_guard
 from mimicd.kernel.netlink import Link, Netlink
 from mimicd.logs import ERROR, INFO, WARNING
 from mimicd.predecessor import adopt, clear_away, clear_leftovers
+from mimicd.records import Records
 from mimicd.state import Phase, SavedInterface
 from mimicd.strict import StrictGuards
 from mimicd.waiting import Waiting
@@ -57,7 +56,8 @@ class Supervisor:
     version = __version__
 
     def __init__(self) -> None:
-        self._folder = state.state_folder()
+        self._tell = Audience(self._verbosity_of)
+        self._records = Records(self._tell.log)
         self._net = Netlink()
         self._strict = StrictGuards(self._net)
         self._root: Path | None = None
@@ -65,9 +65,7 @@ class Supervisor:
         self._followers: dict[Instance, Follower] = {}
         self._waiting: dict[str, Waiting] = {}
         self._holders: dict[str, str] = {}
-        self._claims: dict[str, Claim] = {}
         self._busy: dict[str, asyncio.Lock] = {}
-        self._listeners: list[Listener] = []
         self._only = ""
         self._changes: Changes | None = None
         self._looking: asyncio.TimerHandle | None = None
@@ -82,41 +80,12 @@ class Supervisor:
         """
         self._only = only
         await self._net.open()
-        self._root = bpffs.pin_root(self._folder)
+        self._root = bpffs.pin_root(self._records.folder)
         self._changes = Changes(self._on_change)
         self._looking = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
-        for saved in state.load(self._folder):
+        for saved in self._records.load():
             if only in ("", saved.name):
                 await self._take_over(saved)
-
-    async def guard(self, interface: str, options: Options, on: bool) -> None:
-        """Put the guard of an interface on, or take it off; needs no `open`. Raises MimicError."""
-        config = build_config(options) if on else InterfaceConfig()
-        await self._net.open()
-        try:
-            link = await self._net.link(interface)
-            if not on:
-                await remove_guard(self._net, link)
-                return
-            follower = Follower(self._net, interface, self._log, Known())
-            await follower.read_tunnels(config)
-            filters = follower.guarded(config)
-            for name in config.wireguard if filters else ():
-                if not follower.known.tunnels.get(name, Tunnel()).listen_port:
-                    log.warning(
-                        "%s tells no port, so what it sends is not guarded; give its ListenPort as"
-                        " a filter too, local=0.0.0.0:PORT and local=[::]:PORT",
-                        name,
-                    )
-            if not filters:
-                raise FailedError(
-                    f"nothing can be guarded on {interface}: no WireGuard interface tells its port",
-                    "give a filter for its port, such as local=0.0.0.0:51820",
-                )
-            counters = await attach_guard(self._net, link, filters, config.link_type)
-            os.close(counters.fd)
-        finally:
-            await self._net.close()
 
     async def open_to_look(self) -> None:
         """For `check` alone: nothing is taken over, made or watched."""
@@ -140,8 +109,7 @@ class Supervisor:
         for instance in self._instances.values():
             await self._followers.pop(instance).close(restore=False)
             instance.leave()
-        for key in list(self._claims):
-            self._release(key)
+        self._records.release_all()
         self._instances.clear()
         self._waiting.clear()
         await self._close()
@@ -156,7 +124,7 @@ class Supervisor:
         self._strict.close()
         await self._net.close()
         if self._root is not None:
-            bpffs.leave(self._root, self._folder)
+            bpffs.leave(self._root, self._records.folder)
 
     # --- core.manager.Manager ---
 
@@ -195,7 +163,7 @@ class Supervisor:
             waiting = self._waiting.get(interface)
             if waiting is not None:
                 self._wait_for(interface, config, waiting.started_at, waiting.known)
-                self._tell_added(self._waiting[interface].view())
+                self._tell.added(self._waiting[interface].view())
                 return
             instance = self._running(interface)
             follower = self._followers[instance]
@@ -206,8 +174,8 @@ class Supervisor:
             finally:
                 follower.settle()
             self._save(instance)
-            self._log(instance.name, INFO, f"reloaded: {counted(len(book.filters), 'filter')}")
-            self._tell_added(instance.view())
+            self._tell.log(instance.name, INFO, f"reloaded: {counted(len(book.filters), 'filter')}")
+            self._tell.added(instance.view())
 
     async def set_log_level(self, interface: str, level: str) -> None:
         """Of one running interface, of the daemon and all of them for ""."""
@@ -226,7 +194,7 @@ class Supervisor:
         number = parse_verbosity(level, instance.config.verbosity)
         instance.set_verbosity(number)
         self._save(instance)
-        self._tell_added(instance.view())
+        self._tell.added(instance.view())
 
     async def check(self, interface: str, options: Options) -> list[Line]:
         """See core.manager."""
@@ -273,7 +241,7 @@ class Supervisor:
         if instance is not None:
             self._save(instance)
         elif waiting is not None:
-            self._write(replace(waiting.saved(), holder=holder))
+            self._records.write(replace(waiting.saved(), holder=holder))
 
     def holders(self) -> dict[str, str]:
         """Of those interfaces that somebody holds."""
@@ -281,36 +249,20 @@ class Supervisor:
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` from now on; returns what ends that."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        return self._tell.subscribe(listener)
 
     # --- inside ---
 
     def _lock(self, interface: str) -> asyncio.Lock:
         return self._busy.setdefault(interface, asyncio.Lock())
 
+    def _verbosity_of(self, interface: str) -> int | None:
+        instance = self._instances.get(interface)
+        return instance.config.verbosity if instance else None
+
     def _name_of(self, instance: Instance) -> str:
         """As which it is served, "" if it no longer is; its link may have another name by now."""
         return next((name for name, one in self._instances.items() if one is instance), "")
-
-    def _claim(self, interface: str, key: str) -> None:
-        """Raises AlreadyRunningError where another process serves the interface."""
-        try:
-            found = claim(self._folder, key)
-        except OSError as error:
-            self._log(interface, WARNING, f"cannot lock its state: {error}")
-            return
-        if found is None:
-            raise AlreadyRunningError(
-                f"{interface} is running already, served by another mimicd",
-                f"`mimicctl stop {interface}` ends it, or Ctrl-C where it runs in the foreground",
-            )
-        self._claims[key] = found
-
-    def _release(self, key: str) -> None:
-        ours = self._claims.pop(key, None)
-        if ours is not None:
-            ours.release()
 
     def _running(self, interface: str) -> Instance:
         instance = self._instances.get(interface)
@@ -329,9 +281,9 @@ class Supervisor:
         `known`: it is run again; what its names stand for may be found out only through it.
         """
         link = await self._net.link(name)
-        follower = Follower(self._net, name, self._log, known or Known())
+        follower = Follower(self._net, name, self._tell.log, known or Known())
         key = str(link.ifindex)
-        self._claim(name, key)
+        self._records.claim(name, key)
         try:
             makes_clsact = not await self._net.has_clsact(link.ifindex)
             makes_clsact = makes_clsact or await self._strict.is_on(link)
@@ -342,11 +294,11 @@ class Supervisor:
             book = RuleBook({}).renumbered(filters)
             await self._cover(link, config, follower)
             # Another process that left may have taken the empty folders with it.
-            self._root = bpffs.pin_root(self._folder)
+            self._root = bpffs.pin_root(self._records.folder)
             if self._root is not None and link.ifindex in bpffs.pinned_interfaces(self._root):
                 await clear_leftovers(self._net, self._root, link.ifindex)
                 link = await self._net.link_by_index(link.ifindex)
-            self._write(
+            self._records.write(
                 SavedInterface(
                     name=name,
                     ifindex=link.ifindex,
@@ -359,14 +311,19 @@ class Supervisor:
                 )
             )
             instance = await Instance.start(
-                self._net, link, config, book, self._root, self._log, self._tell_connection
+                self._net,
+                link,
+                config,
+                book,
+                self._root,
+                self._tell.log,
+                self._tell.connection,
             )
         except BaseException:
             if known is None and strict_filters(follower.guarded(config)):
                 words = "its strict filters let nothing out as long as it does not run"
-                self._log(name, WARNING, f"{words}; `mimicd guard --off {name}` ends that")
-            state.remove(self._folder, key)
-            self._release(key)
+                self._tell.log(name, WARNING, f"{words}; `mimicd guard --off {name}` ends that")
+            self._records.forget(key)
             raise
         instance.started_at = started_at
         instance.plane.made_clsact |= makes_clsact
@@ -387,7 +344,7 @@ class Supervisor:
         try:
             await self._strict.cover(link, wanted, config.link_type)
         except MimicError as error:
-            self._log(link.name, ERROR, f"its guard cannot be changed: {error}")
+            self._tell.log(link.name, ERROR, f"its guard cannot be changed: {error}")
 
     def _add(self, instance: Instance, follower: Follower) -> None:
         name = instance.name
@@ -397,7 +354,7 @@ class Supervisor:
         self._save(instance)
         self._wait_no_more(name)
         view = instance.view()
-        self._log(
+        self._tell.log(
             name,
             INFO,
             f"attached (XDP {view.xdp_mode}, {counted(len(view.filters), 'filter')}, datagrams up"
@@ -405,14 +362,14 @@ class Supervisor:
             f" {max(0, view.max_payload - WIREGUARD_BYTES)})",
         )
         if instance.plane.without_xdp:
-            self._log(name, INFO, f"received on TC, without XDP: {instance.plane.without_xdp}")
+            self._tell.log(name, INFO, f"received on TC, without XDP: {instance.plane.without_xdp}")
         if not instance.plane.pinned:
-            self._log(
+            self._tell.log(
                 name,
                 WARNING,
                 "no bpffs can be used: the disguise ends when this daemon does",
             )
-        self._tell_added(view)
+        self._tell.added(view)
         follower.follow(instance, lambda: self._refilter(instance))
         # What changed while it was attached was told to nobody.
         self._on_change()
@@ -427,21 +384,19 @@ class Supervisor:
             await self._uncover(instance.link, instance.config, follower.known.tunnels)
             await instance.stop()
         finally:
-            state.remove(self._folder, key)
-            self._release(key)
+            self._records.forget(key)
             self._removed(name, instance.config)
 
     def _removed(self, name: str, config: InterfaceConfig) -> None:
         self._holders.pop(name, None)
-        self._log(name, INFO, "stopped", verbosity=config.verbosity)
-        for listener in list(self._listeners):
-            listener.interface_removed(name)
+        self._tell.log(name, INFO, "stopped", verbosity=config.verbosity)
+        self._tell.removed(name)
 
     def _save(self, instance: Instance, phase: Phase = Phase.RUNNING) -> None:
         plane, config = instance.plane, instance.config
         rules, hosts = instance.book.saved(config.flow)
         follower = self._followers.get(instance)
-        self._write(
+        self._records.write(
             SavedInterface(
                 name=instance.name,
                 ifindex=instance.link.ifindex,
@@ -458,38 +413,34 @@ class Supervisor:
             )
         )
 
-    def _write(self, saved: SavedInterface) -> None:
-        try:
-            state.save(self._folder, saved)
-        except OSError as error:
-            self._log(saved.name, WARNING, f"cannot save its state: {error}")
-
     # --- what an earlier process left ---
 
     async def _take_over(self, saved: SavedInterface) -> None:
         """Go on with it, or clear it away and begin again."""
         try:
-            self._claim(saved.name, saved.key)
+            self._records.claim(saved.name, saved.key)
         except AlreadyRunningError:
             return
         self._holders[saved.name] = saved.holder
         if saved.phase is Phase.RUNNING:
-            instance = await adopt(self._net, self._root, saved, self._log, self._tell_connection)
+            instance = await adopt(
+                self._net, self._root, saved, self._tell.log, self._tell.connection
+            )
             if instance is not None:
                 self._holders[instance.name] = saved.holder
                 known = known_of(instance.book.filters.values())
                 self._add(
-                    instance, Follower(self._net, instance.name, self._log, known, saved.mtus)
+                    instance,
+                    Follower(self._net, instance.name, self._tell.log, known, saved.mtus),
                 )
                 if instance.name != saved.name:
-                    self._log(instance.name, WARNING, f"it was called {saved.name} before")
+                    self._tell.log(instance.name, WARNING, f"it was called {saved.name} before")
                 await self._guard_again(instance)
                 await self._repair(instance)
                 return
         if saved.ifindex:
-            await clear_away(self._net, self._root, saved, self._log)
-            state.remove(self._folder, saved.key)
-            self._release(saved.key)
+            await clear_away(self._net, self._root, saved, self._tell.log)
+            self._records.forget(saved.key)
         await self._begin_again(saved)
 
     async def _begin_again(self, saved: SavedInterface) -> None:
@@ -504,8 +455,7 @@ class Supervisor:
             config = build_config(saved.options)
         except MimicError as error:
             log.error("%s: this mimicd does not know how it was run: %s", saved.name, error)
-            state.remove(self._folder, saved.key)
-            self._release(saved.key)
+            self._records.forget(saved.key)
             return
         self._wait_for(saved.name, config, saved.started_at, _known_of(saved, config))
         await self._come_back(saved.name)
@@ -517,21 +467,19 @@ class Supervisor:
     ) -> None:
         """Run `name` again once there is such an interface."""
         self._waiting[name] = waiting = Waiting(name, config, started_at, known)
-        key = state.waiting_key(name)
         try:
-            if key not in self._claims:
-                self._claim(name, key)
-            state.save(self._folder, replace(waiting.saved(), holder=self.holder_of(name)))
-        except (AlreadyRunningError, OSError) as error:
-            self._log(name, WARNING, f"cannot save that it is waited for: {error}")
+            self._records.claim(name, state.waiting_key(name))
+        except AlreadyRunningError as error:
+            self._tell.log(name, WARNING, f"cannot save that it is waited for: {error}")
+            return
+        self._records.write(replace(waiting.saved(), holder=self.holder_of(name)))
 
     def _wait_no_more(self, name: str) -> bool:
         """Whether it was waited for."""
         if self._waiting.pop(name, None) is None:
             return False
         key = state.waiting_key(name)
-        state.remove(self._folder, key)
-        self._release(key)
+        self._records.forget(key)
         return True
 
     async def _come_back(self, name: str) -> None:
@@ -548,13 +496,13 @@ class Supervisor:
             except (MimicError, OSError) as error:
                 if str(error) != waiting.trouble:
                     waiting.trouble = str(error)
-                    self._log(name, ERROR, f"cannot be run again: {error}")
+                    self._tell.log(name, ERROR, f"cannot be run again: {error}")
 
     def _look(self) -> None:
         """Notice what the kernel does not tell."""
         self._looking = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
         for instance in self._instances.values():
-            saved = state.is_saved(self._folder, str(instance.link.ifindex))
+            saved = self._records.has(str(instance.link.ifindex))
             if not saved or not instance.plane.is_intact():
                 self._on_change()
                 return
@@ -599,13 +547,13 @@ class Supervisor:
                 self._rename(instance, self._name_of(instance))
             elif link.name != before.name:
                 self._save(instance)
-                self._tell_added(instance.view())
+                self._tell.added(instance.view())
             if link.is_up != before.is_up:
-                self._log(
+                self._tell.log(
                     link.name, INFO, f"the interface is {'up again' if link.is_up else 'down'}"
                 )
             if link.mtu_bytes != before.mtu_bytes:
-                self._tell_added(instance.view())
+                self._tell.added(instance.view())
             await instance.refresh_addresses()
             await self._repair(instance)
 
@@ -619,7 +567,7 @@ class Supervisor:
             book = instance.book.renumbered(follower.filters(instance.config))
             if book != instance.book:
                 await instance.reload(instance.config, book)
-                self._tell_added(instance.view())
+                self._tell.added(instance.view())
             self._save(instance)
 
     async def _guard_again(self, instance: Instance) -> None:
@@ -627,7 +575,7 @@ class Supervisor:
         try:
             await self._cover(instance.link, instance.config, self._followers[instance])
         except MimicError as error:
-            self._log(instance.name, ERROR, f"its strict filters cannot be guarded: {error}")
+            self._tell.log(instance.name, ERROR, f"its strict filters cannot be guarded: {error}")
 
     async def _repair(self, instance: Instance) -> None:
         """Put back what somebody removed."""
@@ -637,19 +585,21 @@ class Supervisor:
                 repaired.append("the guard of its strict filters")
         except (MimicError, OSError) as error:
             if str(error) != instance.trouble:
-                self._log(instance.name, ERROR, f"what was removed cannot be put back: {error}")
+                self._tell.log(
+                    instance.name, ERROR, f"what was removed cannot be put back: {error}"
+                )
             instance.trouble = str(error)
             return
         instance.trouble = ""
         for what in repaired:
-            self._log(instance.name, WARNING, f"somebody removed {what}; it is back")
-        if repaired or not state.is_saved(self._folder, str(instance.link.ifindex)):
+            self._tell.log(instance.name, WARNING, f"somebody removed {what}; it is back")
+        if repaired or not self._records.has(str(instance.link.ifindex)):
             self._save(instance)
 
     async def _lose(self, instance: Instance) -> None:
         """The interface is gone, or in another network namespace."""
         name, key = self._name_of(instance), str(instance.link.ifindex)
-        self._log(name, WARNING, "the interface is gone; it is run again once there is one")
+        self._tell.log(name, WARNING, "the interface is gone; it is run again once there is one")
         del self._instances[name]
         follower = self._followers.pop(instance)
         self._wait_for(name, instance.config, instance.started_at, follower.known)
@@ -658,15 +608,14 @@ class Supervisor:
             await follower.close(restore=True)
             await instance.stop()
         finally:
-            state.remove(self._folder, key)
-            self._release(key)
-            self._tell_added(self._waiting[name].view())
+            self._records.forget(key)
+            self._tell.added(self._waiting[name].view())
 
     def _rename(self, instance: Instance, before: str) -> None:
         """The interface has another name; whoever waits for its lock goes on waiting for it."""
         name = instance.name
         if self._wait_no_more(name):
-            self._log(name, WARNING, f"{before} has its name now, it is no longer waited for")
+            self._tell.log(name, WARNING, f"{before} has its name now, it is no longer waited for")
         # Of two that swap their names the other one is looked at next.
         other = self._instances.pop(name, None)
         self._instances[name] = self._instances.pop(before)
@@ -677,41 +626,8 @@ class Supervisor:
         locks = self._lock(before), self._lock(name)
         self._busy[name], self._busy[before] = locks
         self._save(instance)
-        self._log(name, INFO, f"the interface was called {before} before")
-        view = instance.view()
-        for listener in list(self._listeners):
-            listener.interface_renamed(before, view)
-
-    def _log(
-        self,
-        interface: str,
-        level: int,
-        text: str,
-        connection: str = "",
-        *,
-        verbosity: int | None = None,
-    ) -> None:
-        """`verbosity`: that of an interface which is not, or no longer, among those that run."""
-        instance = self._instances.get(interface)
-        if instance is not None:
-            verbosity = instance.config.verbosity
-        elif verbosity is None:
-            verbosity = INFO
-        if connection:
-            text = f"{connection} :: {text}"
-        logs.write(interface, level, text, verbosity, connection)
-        if level > verbosity:
-            return
-        for listener in list(self._listeners):
-            listener.log(interface, level, text)
-
-    def _tell_added(self, view: InterfaceView) -> None:
-        for listener in list(self._listeners):
-            listener.interface_added(view)
-
-    def _tell_connection(self, connection: Connection) -> None:
-        for listener in list(self._listeners):
-            listener.connection_changed(connection)
+        self._tell.log(name, INFO, f"the interface was called {before} before")
+        self._tell.renamed(before, instance.view())
 
 
 def _known_of(saved: SavedInterface, config: InterfaceConfig) -> Known:

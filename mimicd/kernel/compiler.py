@@ -32,9 +32,9 @@ from mimicd.kernel.program_object import (
 from mimicd.paths import bpf_directory
 
 _SOURCES = {
-    "egress": ("maps.c", "rewrite.c", "egress.c"),
-    "xdp": ("maps.c", "rewrite.c", "turn.c", "xdp.c", "path.c", "ingress.c"),
-    "tc": ("maps.c", "rewrite.c", "turn.c", "tc.c", "path.c", "ingress.c"),
+    "egress": ("maps.c", "rewrite.c", "datagram.c", "too_big.c", "egress.c"),
+    "xdp": ("maps.c", "turn.c", "xdp.c", "path.c", "ingress.c"),
+    "tc": ("maps.c", "turn.c", "tc.c", "path.c", "ingress.c"),
     "guard": ("maps.c", "guard.c"),
 }
 """The sources for sending, for receiving on XDP or on TC ingress, and for the guard."""
