@@ -85,7 +85,7 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 	if (c->flags & DRAINING) {
 		if (resent) {
 			c->resent += c->resent != c->held;
-			c->drain_until_ns = now + DRAIN_LIMIT_NS;
+			c->drain_until_ns = now + (c->resent == c->held ? DRAIN_SETTLE_NS : DRAIN_LIMIT_NS);
 		} else if (now > c->drain_until_ns) {
 			/* The daemon is gone, and what it held with it. */
 			c->drops[CONN_DROP_LOST] += c->held - c->resent;

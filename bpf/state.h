@@ -19,6 +19,8 @@
 #define PROBE_INTERVAL_NS (10 * NS_PER_MS)
 /* User space sends held datagrams within a few ms; a daemon that is gone never does. */
 #define DRAIN_LIMIT_NS NS_PER_S
+/* And says so at once; if it died just then, no more than this is held for nobody. */
+#define DRAIN_SETTLE_NS (100 * NS_PER_MS)
 /* So long, from when it is established, later ones queue behind those that are still held. */
 #define DRAIN_HOLD_NS (NS_PER_S / 2)
 /* A half-open hint counts as long as a peer of default settings would still answer. */

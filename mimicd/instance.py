@@ -6,7 +6,7 @@ import logging
 import secrets
 import struct
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -297,22 +297,25 @@ class Instance:
 
     def _read_ring(self) -> None:
         assert self._ring is not None
+        events = []
         for raw in self._ring.read(_EVENTS_AT_ONCE):
             try:
-                event = abi.decode_event(raw)
+                events.append(abi.decode_event(raw))
             except (ValueError, struct.error):
                 log.exception("%s: a record of the ring buffer is not understood", self.name)
-                continue
-            self._on_event(event)
-        for action in self._flows.drained():
-            self._outlet.act(action)
+        self._on_events(events)
         self._set_timer()
 
-    def _on_event(self, event: Event) -> None:
-        for action in self._flows.on_event(event):
+    def _on_events(self, events: Sequence[Event]) -> None:
+        """What was held leaves first: to tell takes longer, and later datagrams wait."""
+        for event in events:
+            for action in self._flows.on_event(event):
+                self._outlet.act(action)
+        for action in self._flows.drained():
             self._outlet.act(action)
-        if event.reason:
-            self._tell_change(event)
+        for event in events:
+            if event.reason:
+                self._tell_change(event)
 
     def _tell_change(self, event: Event) -> None:
         raw = self.plane.conns.lookup(event.key)
@@ -390,7 +393,7 @@ class Instance:
         async for entries in self._entries(at_once=_LOOKS_AT_ONCE):
             for key, entry in entries.items():
                 if after_loss:
-                    self._on_event(_event_of(key, entry))
+                    self._on_events([_event_of(key, entry)])
                 for action in self._flows.examine(key, entry, now_ns()):
                     self._outlet.act(action, entry)
         self._set_timer()

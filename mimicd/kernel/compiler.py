@@ -32,9 +32,9 @@ from mimicd.kernel.program_object import (
 from mimicd.paths import bpf_directory
 
 _SOURCES = {
-    "egress": ("maps.c", "rewrite.c", "datagram.c", "too_big.c", "egress.c"),
-    "xdp": ("maps.c", "turn.c", "xdp.c", "path.c", "ingress.c"),
-    "tc": ("maps.c", "turn.c", "tc.c", "path.c", "ingress.c"),
+    "egress": ("maps.c", "skb.c", "rewrite.c", "datagram.c", "too_big.c", "egress.c"),
+    "xdp": ("maps.c", "skb.c", "turn.c", "xdp.c", "path.c", "ingress.c"),
+    "tc": ("maps.c", "skb.c", "turn.c", "tc.c", "path.c", "ingress.c"),
     "guard": ("maps.c", "guard.c"),
 }
 """The sources for sending, for receiving on XDP or on TC ingress, and for the guard."""
@@ -153,7 +153,10 @@ def compiler_flags(link_bytes: int, defines: Mapping[str, int], part: str = "xdp
     flags = [f"-D{name}={value}" for name, value in all_defines.items()]
     # like the kernel's own C, the programs read headers as words
     # debug information, which nobody reads here, takes a fifth of the compiler's time
-    return [*flags, f"-I{bpf_directory()}", "-fno-strict-aliasing", "-g0", "-Wno-unused-function"]
+    return [
+        *(*flags, f"-I{bpf_directory()}", "-fno-strict-aliasing", "-g0"),
+        *("-Wno-unused-function", "-Werror=implicit-function-declaration"),
+    ]
 
 
 def kernel_defines() -> dict[str, int]:

@@ -25,6 +25,7 @@ PROBE_BELOW = 0x3400000 // 2
 PROBE_EVERY_NS = RESET_EVERY_NS = 10 * MS
 DRAIN_NS = S
 DRAIN_HOLD_NS = S // 2
+DRAIN_SETTLE_NS = S // 10
 HALF_OPEN_NS = 8 * S
 PROOF_NS = 6 << 34
 """So long after a SYN an established connection may be replaced."""
@@ -202,7 +203,8 @@ class Model:
         if entry.flags & ConnFlag.DRAINING:
             if resent:
                 entry.resent += entry.resent != entry.held
-                entry.drain_until_ns = self.now_ns + DRAIN_NS
+                last = entry.resent == entry.held
+                entry.drain_until_ns = self.now_ns + (DRAIN_SETTLE_NS if last else DRAIN_NS)
             elif self.now_ns > entry.drain_until_ns:
                 entry.drops[DROPS["lost-held"]] += entry.held - entry.resent
                 entry.resent = entry.held

@@ -153,6 +153,19 @@ def test_each_resent_datagram_gives_another_second(plane: Plane) -> None:
     assert entry.drain_until_ns - entry.last_tx_ns == 1_000_000_000
 
 
+def test_a_daemon_that_dies_behind_the_last_one_holds_nobody_up_for_long(plane: Plane) -> None:
+    conversation = opening(plane)
+    establish(conversation)
+    conversation.resend()
+    entry = conversation.entry
+    assert entry.drain_until_ns - entry.last_tx_ns == 100_000_000
+    conversation.change(drain_until_ns=now_ns() - 1)
+    assert conversation.sent(b"second").flags == ACK | PSH
+    entry = conversation.entry
+    assert not entry.flags & ConnFlag.DRAINING
+    assert entry.drops[LOST] == 0
+
+
 def test_what_is_given_up_no_longer_holds_others(plane: Plane) -> None:
     conversation = opening(plane, b"second", b"third")
     establish(conversation)

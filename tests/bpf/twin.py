@@ -20,7 +20,19 @@ from mimicd.core.frames import command_frame
 from mimicd.core.model import PADDING_RANDOM, Filter, FlowSettings, Origin
 from mimicd.kernel.bpf import ProgramRun
 from tests.bpf.disguised import restored
-from tests.bpf.model import DRAIN_NS, MS, WORD, Entry, Hint, Incoming, Model, Outcome, Outgoing, S
+from tests.bpf.model import (
+    DRAIN_NS,
+    DRAIN_SETTLE_NS,
+    MS,
+    WORD,
+    Entry,
+    Hint,
+    Incoming,
+    Model,
+    Outcome,
+    Outgoing,
+    S,
+)
 from tests.bpf.packets import link_header, udp_frame
 from tests.bpf.plane import (
     COMMAND_MARK,
@@ -69,9 +81,9 @@ class Clock:
 
     def virtual(self, real_ns: int, virtual_now_ns: int, drain: bool = False) -> int:
         """A time that the programs wrote or left; 0 is never."""
-        later = DRAIN_NS if drain else 0
-        if real_ns and self.began_ns <= real_ns - later <= self.ended_ns:
-            return virtual_now_ns + later
+        for later in (DRAIN_NS, DRAIN_SETTLE_NS) if drain else (0,):
+            if real_ns and self.began_ns <= real_ns - later <= self.ended_ns:
+                return virtual_now_ns + later
         return real_ns - self.behind_ns if real_ns else 0
 
 

@@ -180,6 +180,8 @@ def test_a_bpffs_of_the_system_is_used_where_there_is_one(
             assert list(pins.rglob("conns"))
             with flow(net.a, net.b, family=4, port_b=PORT) as (a, b):
                 assert all(one.clean for one in exchange(a, b, [100] * 100))
+                # whoever answers has nothing held in its hands
+                assert [one["state"] for one in connections(daemon)] == ["established"]
                 end(daemon)
                 assert all(one.clean for one in exchange(a, b, [100] * 100))
                 daemon.start()

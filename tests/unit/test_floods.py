@@ -62,9 +62,9 @@ def test_connections_that_come_and_go_without_end_do_not_fill_the_log() -> None:
     async def flood() -> None:
         one = instance(said, [])
         for _ in range(2 * line_budget.LINES_PER_S):
-            one._on_event(reset)
+            one._on_events([reset])
         one._keep_house()
-        one._on_event(reset)
+        one._on_events([reset])
         one._close()
 
     asyncio.run(flood())

@@ -94,7 +94,7 @@ def watched(
         made._loop = clocks  # type: ignore[assignment]
         monkeypatch.setattr(abi, "decode_conn", lambda _raw: one)
         monkeypatch.setattr(
-            made, "_act", lambda action, _entry=None: commands.append(action.operation)
+            made._outlet, "act", lambda action, _entry=None: commands.append(action.operation)
         )
         made._shortages = Shortages(plane.counter)
         await made._rescan()
