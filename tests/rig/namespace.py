@@ -31,6 +31,7 @@ SCRATCH_FOLDER = Path(tempfile.gettempdir())
 PIN_FOLDER = Path("/sys/fs/bpf/mimicd")
 NAME_PREFIX = "mimicrig"
 CLONE_NEWNET = 0x40000000
+KILL_WITHIN_S = 5.0
 
 T = TypeVar("T")
 
@@ -148,11 +149,15 @@ def wait_until(condition: Callable[[], T], within_s: float, what: str, every_s: 
 def remove(name: str) -> None:
     """Kill the processes inside a namespace by id; delete its name and the BPF pins of it."""
     path = NETNS_FOLDER / name
-    for pid in _processes_inside(path):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + KILL_WITHIN_S
+    while (inside := list(_processes_inside(path))) and time.monotonic() < deadline:
+        for pid in inside:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
     if path.exists():
-        # Programs pin below the number of their namespace, which is given again once that is gone.
+        # Programs pin below the number of their namespace, which is given again once that is
+        # gone: to whoever makes the next one, perhaps another run of tests.
         shutil.rmtree(PIN_FOLDER / str(path.stat().st_ino), ignore_errors=True)
         _run(["ip", "netns", "delete", name], check=False)
 
