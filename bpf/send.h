@@ -91,7 +91,7 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 			c->drops[CONN_DROP_LOST] += c->held - c->resent;
 			c->resent = c->held;
 			c->flags &= ~DRAINING;
-		} else if (now - c->state_since_ns < DRAIN_HOLD_NS) {
+		} else if (c->held < DRAIN_MAX) {
 			hold(c, v);
 			return;
 		} else {

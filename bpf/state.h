@@ -21,8 +21,8 @@
 #define DRAIN_LIMIT_NS NS_PER_S
 /* And says so at once; if it died just then, no more than this is held for nobody. */
 #define DRAIN_SETTLE_NS (100 * NS_PER_MS)
-/* So long, from when it is established, later ones queue behind those that are still held. */
-#define DRAIN_HOLD_NS (NS_PER_S / 2)
+/* So many, with those before it is established, are held until all have left. */
+#define DRAIN_MAX (2 * HELD_MAX)
 /* A half-open hint counts as long as a peer of default settings would still answer. */
 #define HALF_OPEN_NS (8 * NS_PER_S)
 /* Longer than a segment takes through the hop, shorter than a pause between bursts. */
@@ -131,7 +131,9 @@ static __always_inline void conn_establish(struct conn *c, const struct rule *ru
 	c->last_reset = REASON_NONE;
 	c->last_probe_ns = 0;
 	c->syn_answered_ns = 0;
-	if (c->held != c->resent) {
+	c->held -= c->resent;
+	c->resent = 0;
+	if (c->held) {
 		c->flags |= DRAINING;
 		c->drain_until_ns = now + DRAIN_LIMIT_NS;
 	}

@@ -24,7 +24,7 @@ SCALE = {False: 12, True: 14}
 PROBE_BELOW = 0x3400000 // 2
 PROBE_EVERY_NS = RESET_EVERY_NS = 10 * MS
 DRAIN_NS = S
-DRAIN_HOLD_NS = S // 2
+DRAIN_MAX = 2 * abi.HELD_MAX
 DRAIN_SETTLE_NS = S // 10
 HALF_OPEN_NS = 8 * S
 PROOF_NS = 6 << 34
@@ -209,7 +209,7 @@ class Model:
                 entry.drops[DROPS["lost-held"]] += entry.held - entry.resent
                 entry.resent = entry.held
                 entry.flags &= ~ConnFlag.DRAINING
-            elif self.now_ns - entry.state_since_ns < DRAIN_HOLD_NS:
+            elif entry.held < DRAIN_MAX:
                 self._hold(entry, out)
                 return
             else:
@@ -600,7 +600,8 @@ class Model:
         entry.window = self._full
         entry.cooldown_step = entry.last_probe_ns = entry.syn_answered_ns = 0
         entry.last_reset = Reason.NONE
-        if entry.held != entry.resent:
+        entry.held, entry.resent = entry.held - entry.resent, 0
+        if entry.held:
             entry.flags |= ConnFlag.DRAINING
             entry.drain_until_ns = self.now_ns + DRAIN_NS
         self._tell(entry, out, reason)

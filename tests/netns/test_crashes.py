@@ -18,7 +18,7 @@ from tests.netns.test_lifecycle import connections
 from tests.rig.attachments import attachments
 from tests.rig.bpffs import system_bpffs
 from tests.rig.daemon import ROOT, Daemon, Foreground, command_path
-from tests.rig.namespace import wait_until
+from tests.rig.namespace import scratch_folder, wait_until
 from tests.rig.network import Network
 from tests.rig.traffic import exchange, flow
 
@@ -32,16 +32,18 @@ STEPS_MIN = 20
     "every", [pytest.param(SOME, id="some"), pytest.param(ALL, id="all", marks=pytest.mark.slow)]
 )
 def test_whatever_step_it_dies_at_the_next_one_adopts_or_clears_away(
-    direct_network: Network, tmp_path: Path, every: int
+    direct_network: Network, every: int
 ) -> None:
     host = direct_network.a
     before = attachments(host)
-    done = host.namespace.run(
-        *(sys.executable, "-m", "tests.netns.dying", host.interface, str(tmp_path), str(every)),
-        check=False,
-        timeout_s=240,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    # a bpffs is mounted there, which no test that is killed may leave behind
+    with scratch_folder() as folder:
+        done = host.namespace.run(
+            *(sys.executable, "-m", "tests.netns.dying", host.interface, str(folder), str(every)),
+            check=False,
+            timeout_s=240,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WRONG" not in done.stdout
