@@ -163,7 +163,7 @@ class DataPlane:
         try:
             for name in (*compiler.MAPS, *_pinned_programs(xdp_mode)):
                 fds[name] = bpf.open_pin(folder / name)
-            for name in hooks.LINKS:
+            for name in hooks.LINKS - fds.keys():
                 with contextlib.suppress(FileNotFoundError):
                     fds[name] = bpf.open_pin(folder / name)
             _check_layout(fds)
@@ -270,10 +270,21 @@ class DataPlane:
 
         Raises AttachError where something cannot be put back.
         """
-        repaired = []
+        repaired: list[str] = []
         if self.hop_ifindex and not await self._netlink.exists(self.hop_ifindex):
             await self._make_hop(link)
             repaired.append("the hop")
+        try:
+            await self._attach_again(link, repaired)
+        finally:
+            if repaired:
+                self._pin_again()  # the old links are what was pinned
+        if not self._pins_are_there():
+            self._pin_again()
+            repaired.append("what was pinned")
+        return repaired
+
+    async def _attach_again(self, link: Link, repaired: list[str]) -> None:
         for parent, program in self._programs():
             which = (self._netlink, self._fds, self.ifindex, parent, program)
             if not await hooks.is_at_tc(*which):
@@ -282,12 +293,6 @@ class DataPlane:
         if not hooks.is_at_xdp(self._fds, self.ifindex):
             await hooks.attach_xdp_again(self._netlink, self._fds, link, self.xdp_mode)
             repaired.append("the XDP program")
-        if repaired:
-            self._pin_again()  # the old links are what was pinned
-        elif not self._pins_are_there():
-            self._pin_again()
-            repaired.append("what was pinned")
-        return repaired
 
     def is_intact(self) -> bool:
         """Whether that is in place of which the kernel tells nobody when it is removed."""

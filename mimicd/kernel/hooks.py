@@ -18,7 +18,7 @@ from mimicd.kernel.netlink import EGRESS_PARENT, INGRESS_PARENT, Link, Netlink
 
 XDP_LINK = "xdp_link"
 _TC_LINKS = {EGRESS_PARENT: "egress_link", INGRESS_PARENT: "ingress_link"}
-LINKS = (XDP_LINK, *_TC_LINKS.values())
+LINKS = frozenset({XDP_LINK, *_TC_LINKS.values()})
 """Those that may be among the descriptors, or pinned."""
 
 _NEEDS = "mimicd needs CAP_NET_ADMIN and CAP_BPF, or root"
