@@ -22,9 +22,9 @@ from mimicd.bus.connection import Connection
 from mimicd.core.errors import NotAuthorizedError
 from tests.bus.caller import FILTER, OPTIONS, Caller, plain, run, serving, until
 from tests.bus.dbus_daemon import PrivateBus
+from tests.rig.nobody import AS_NOBODY, NOBODY
 
 ROOT = Path(__file__).resolve().parents[2]
-NOBODY = 65534
 
 # Calls Run with the flags in argv; prints the reply's error name and text.
 _RUN_AS_SOMEBODY = """
@@ -87,7 +87,7 @@ async def run_as_nobody(
 ) -> tuple[str | None, str, str, list[str]]:
     """Run eth0 as user nobody: error name, text or result, unique name, interfaces after it."""
     process = await asyncio.create_subprocess_exec(
-        *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"),
+        *AS_NOBODY,
         *(sys.executable, "-B", "-c", _RUN_AS_SOMEBODY, str(bus.folder), str(flags.value)),
         cwd=ROOT,
         stdin=asyncio.subprocess.DEVNULL,

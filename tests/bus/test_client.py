@@ -28,6 +28,7 @@ from mimicd.core.errors import InvalidConfigError
 from tests.bus.caller import run, serving, until
 from tests.bus.dbus_daemon import PrivateBus
 from tests.bus.programs import PYTHON, ROOT, StandIn, client, ctl, running
+from tests.rig.nobody import AS_NOBODY
 
 T = TypeVar("T")
 
@@ -191,7 +192,7 @@ def test_what_the_policy_refuses_is_exit_code_4(bus: PrivateBus) -> None:
     with StandIn(bus):
         done = subprocess.run(
             [
-                *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"),
+                *AS_NOBODY,
                 *(sys.executable, "-B", "-m", "mimicctl", "run", "-f", FILTER, "eth0"),
             ],
             cwd=ROOT,

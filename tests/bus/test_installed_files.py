@@ -19,6 +19,7 @@ from mimicd.core.errors import BusError
 from tests.bus.caller import OPTIONS, Caller, run, serving
 from tests.bus.dbus_daemon import SYSTEM_POLICY, PrivateBus, private_bus
 from tests.bus.fake_manager import FakeManager
+from tests.rig.nobody import AS_NOBODY
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICY_FILE = ROOT / "dbus" / "org.mimicd1.conf"
@@ -67,7 +68,7 @@ def test_with_the_policy_file_root_owns_the_name_and_anyone_may_look() -> None:
 
 async def tried_by_nobody(bus: PrivateBus) -> list[str | None]:
     process = await asyncio.create_subprocess_exec(
-        *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"),
+        *AS_NOBODY,
         *(sys.executable, "-B", "-c", _TRY_EVERYTHING, str(bus.folder)),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,

@@ -17,6 +17,7 @@ from tests.rig.daemon import Answer, Daemon, command_path
 from tests.rig.foreign import foreign_xdp
 from tests.rig.namespace import scratch_folder
 from tests.rig.network import Host, direct
+from tests.rig.nobody import AS_NOBODY
 
 GOOD = "remote=192.0.2.9:5000"
 
@@ -34,7 +35,6 @@ REFUSED = {
     "bad padding": (["-f", GOOD, "-p", "17", "eth0"], 2, "InvalidConfig", "17"),
 }
 
-AS_NOBODY = ("setpriv", "--reuid", "65534", "--clear-groups")
 WITHOUT_BPF = ("capsh", "--drop=cap_bpf,cap_sys_admin,cap_perfmon", "--shell=/usr/bin/env", "--")
 
 cases = pytest.mark.parametrize(
