@@ -4,6 +4,7 @@
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -190,7 +191,8 @@ def test_without_root_mimicctl_may_look_but_change_nothing(host: Host, daemon: D
 
 
 def test_a_refused_bpf_call_is_named(host: Host) -> None:
-    before = attachments(host)
+    # the empty folder for pins goes with whichever daemon leaves, if another is to have one
+    before = replace(attachments(host), pins=())
     words = "the kernel refuses bpf(2): Operation not permitted"
     answer = bare(host, "-f", GOOD, "eth0", wrapper=WITHOUT_BPF)
     assert_refused(answer, "mimicd", 1, words)
@@ -199,7 +201,9 @@ def test_a_refused_bpf_call_is_named(host: Host) -> None:
         assert_refused(answer, "mimicctl", 1, words)
         name, _message = fault_of_run(daemon, "eth0", good_options())
         assert name == "org.mimicd1.Error.AttachFailed"
-    assert attachments(host) == before
+    found = attachments(host)
+    assert replace(found, pins=()) == before
+    assert len(found.pins) <= 1
 
 
 def test_a_bus_that_refuses_the_name_is_told(host: Host) -> None:

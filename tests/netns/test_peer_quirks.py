@@ -22,7 +22,7 @@ from tests.netns.scripted import (
     resets,
 )
 from tests.netns.talk import BETWEEN_TRIES_S, heard, say
-from tests.rig.namespace import wait_until
+from tests.rig.namespace import RigError, wait_until
 from tests.rig.peer import Peer, Quirks
 from tests.rig.segment import ACK, SYN
 
@@ -77,13 +77,22 @@ def test_after_the_peer_has_left_the_next_datagrams_open_it_again(
             peer.skip()
             leave(peer)
 
+        away = set(talks)
+
         def all_are_back() -> bool:
-            away = [one for one in talks.values() if b"again" not in one[1].tcp.delivered]
-            for program, _ in away:
-                say(program, b"again")
+            for name in list(away):
+                program, peer = talks[name]
+                if b"again" in peer.tcp.delivered:
+                    away.remove(name)
+                else:
+                    say(program, b"again")
             return not away
 
-        wait_until(all_are_back, RECOVERY_S, "a datagram to each peer", every_s=BETWEEN_TRIES_S)
+        try:
+            wait_until(all_are_back, RECOVERY_S, "a datagram to each peer", every_s=BETWEEN_TRIES_S)
+        except RigError as error:
+            shown = {name: (talks[name][1].tcp, talks[name][1].received) for name in away}
+            raise AssertionError(f"{error}: {shown}") from error
         for name, (program, peer) in talks.items():
             peer.expect(lambda segment: segment.flags == SYN, what=f"a new SYN to {name}")
             peer.send(b"answer")
