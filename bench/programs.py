@@ -7,27 +7,22 @@ kernel.bpf_stats_enabled is not touched.
 """
 
 import contextlib
-import ctypes
 import functools
 import json
 import os
-import platform
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.rig.bpf_call import bpf_call
 from tests.rig.namespace import Namespace, RigError
 from tests.rig.tcx import tcx_programs
 
-_SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "armv7l": 386, "ppc64le": 361}
-_ATTR_BYTES = 128
 _PROG_GET_FD_BY_ID = 13
 _ENABLE_STATS = 32
 _STATS_RUN_TIME = 0
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +33,11 @@ class Runs:
     time_ns: int
 
 
-def _bpf(command: int, attr: bytes) -> int:
-    buffer = ctypes.create_string_buffer(attr, _ATTR_BYTES)
-    fd = int(_libc.syscall(_SYSCALL[platform.machine()], command, buffer, _ATTR_BYTES))
-    if fd < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), f"bpf command {command}")
-    return fd
-
-
 @contextlib.contextmanager
 def counted() -> Iterator[None]:
     """The kernel counts the run time of every program meanwhile."""
     try:
-        fd = _bpf(_ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
+        fd, _ = bpf_call(_ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
     except OSError as exc:
         raise RigError(f"the kernel does not count the time of BPF programs: {exc}") from exc
     try:
@@ -65,7 +51,7 @@ def runs(ids: Iterable[int]) -> dict[int, Runs]:
     found = {}
     for number in ids:
         try:
-            fd = _bpf(_PROG_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))
+            fd, _ = bpf_call(_PROG_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))
         except OSError:
             continue
         try:

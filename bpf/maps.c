@@ -2,8 +2,8 @@
 /*
  * The maps, and the small functions that touch them. BCC resolves maps by name in
  * the translation unit's own text, so .c files are joined, in two parts that share the
- * maps: maps, rewrite, egress; and maps, rewrite, turn, xdp or tc, path, ingress. Headers hold
- * what is pure.
+ * maps: maps, skb, rewrite, datagram, too_big, egress; and maps, skb, turn, xdp or tc, path,
+ * ingress. Headers hold what is pure.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>

@@ -263,8 +263,11 @@ static __always_inline void conn_command(struct conn *c, struct send_verdict *v,
 		v->reason = cmd->argument;
 		conn_reset(c, cmd->argument, now);
 	} else if (cmd->operation == COMMAND_RELEASE) {
-		c->resent += cmd->argument;
-		c->drops[CONN_DROP_LOST] += cmd->argument;
+		u32 held = c->held - c->resent, lost = cmd->argument < held ? cmd->argument : held;
+
+		/* a frame that the device refused has been counted by now: not twice */
+		c->resent += lost;
+		c->drops[CONN_DROP_LOST] += lost;
 		v->counter = DROP_LOST_HELD;
 		return;
 	} else if (cmd->operation == COMMAND_DRAINED) {

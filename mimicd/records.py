@@ -5,26 +5,19 @@ A locked file for each interface says that somebody serves it, and another one h
 """
 
 from pathlib import Path
-from typing import Protocol
 
 from mimicd import state
+from mimicd.audience import Audience
 from mimicd.claims import Claim, claim
 from mimicd.core.errors import AlreadyRunningError
 from mimicd.logs import WARNING
 from mimicd.state import SavedInterface
 
 
-class TellFunction(Protocol):
-    """Takes a line about an interface; level as in logs."""
-
-    def __call__(self, interface: str, level: int, text: str) -> None:
-        """Take it."""
-
-
 class Records:
     """By key: an ifindex, or state.waiting_key() of an interface that is waited for."""
 
-    def __init__(self, tell: TellFunction) -> None:
+    def __init__(self, tell: Audience) -> None:
         self.folder: Path = state.state_folder()
         self._tell = tell
         self._claims: dict[str, Claim] = {}
@@ -34,13 +27,11 @@ class Records:
         return state.load(self.folder)
 
     def claim(self, interface: str, key: str) -> None:
-        """Raises AlreadyRunningError where another process serves the interface."""
-        if key in self._claims:
-            return
+        """Raises AlreadyRunningError where it is served, by another process or by this one."""
         try:
             found = claim(self.folder, key)
         except OSError as error:
-            self._tell(interface, WARNING, f"cannot lock its state: {error}")
+            self._tell.log(interface, WARNING, f"cannot lock its state: {error}")
             return
         if found is None:
             raise AlreadyRunningError(
@@ -49,12 +40,16 @@ class Records:
             )
         self._claims[key] = found
 
+    def has_claimed(self, key: str) -> bool:
+        """Whether this process serves it."""
+        return key in self._claims
+
     def write(self, saved: SavedInterface) -> None:
         """A disk that is full keeps nobody from running."""
         try:
             state.save(self.folder, saved)
         except OSError as error:
-            self._tell(saved.name, WARNING, f"cannot save its state: {error}")
+            self._tell.log(saved.name, WARNING, f"cannot save its state: {error}")
 
     def has(self, key: str) -> bool:
         """Whether it is written down; somebody may have removed it."""

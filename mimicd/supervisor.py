@@ -57,7 +57,7 @@ class Supervisor:
 
     def __init__(self) -> None:
         self._tell = Audience(self._verbosity_of)
-        self._records = Records(self._tell.log)
+        self._records = Records(self._tell)
         self._net = Netlink()
         self._strict = StrictGuards(self._net)
         self._root: Path | None = None
@@ -467,8 +467,10 @@ class Supervisor:
     ) -> None:
         """Run `name` again once there is such an interface."""
         self._waiting[name] = waiting = Waiting(name, config, started_at, known)
+        key = state.waiting_key(name)
         try:
-            self._records.claim(name, state.waiting_key(name))
+            if not self._records.has_claimed(key):
+                self._records.claim(name, key)
         except AlreadyRunningError as error:
             self._tell.log(name, WARNING, f"cannot save that it is waited for: {error}")
             return

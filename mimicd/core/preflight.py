@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mimicd.core.model import PADDING_RANDOM, Filter, Handshake, InterfaceConfig, Origin
+from mimicd.core.sources import strict_filters
 from mimicd.core.terminal import counted
 from mimicd.core.wireguard import Tunnel, mtu_bytes
 
@@ -121,7 +122,7 @@ def examine(
         words = f"there is no interface {interface} here; `ip link` lists them"
         return [*lines, Line("interface", FAIL, words)]
     lines += [
-        *_link(facts.link, config.link_type),
+        *_link(facts.link, config.link_type, bool(strict_filters(filters))),
         *_xdp(facts.link, facts.kernel),
         *_offloads(facts.link),
     ]
@@ -192,7 +193,7 @@ def _version(release: str) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[1]) if len(numbers) > 1 and numbers[1].isdigit() else 0
 
 
-def _link(link: LinkFacts, wanted_type: str) -> Iterator[Line]:
+def _link(link: LinkFacts, wanted_type: str, strict: bool) -> Iterator[Line]:
     if not link.is_up:
         yield Line("interface", FAIL, f"{link.name} is down: `ip link set {link.name} up`")
     elif not link.link_type:
@@ -208,13 +209,14 @@ def _link(link: LinkFacts, wanted_type: str) -> Iterator[Line]:
         )
         words = f"packets of {link.name} {shown}: none will be found with link_type {wanted_type}"
         yield Line("link type", WARN, words)
-    if link.has_tcx:
-        yield Line("TC", OK, "programs are attached by links")
-    elif not link.has_ingress_qdisc:
-        yield Line("TC", OK, "programs are attached by filters, as before Linux 6.6")
-    else:
+    # the guard of strict filters is a filter on any kernel
+    if link.has_ingress_qdisc and (strict or not link.has_tcx):
         words = "an ingress qdisc is in the way of clsact; `tc qdisc show` names it"
         yield Line("TC", FAIL, f"{words}, `tc qdisc del dev {link.name} ingress` removes it")
+    elif link.has_tcx:
+        yield Line("TC", OK, "programs are attached by links")
+    else:
+        yield Line("TC", OK, "programs are attached by filters, as before Linux 6.6")
     if link.is_guarded:
         words = "what is not disguised of guarded or strict filters is dropped here"
         yield Line("guard", OK, f"{words}; `mimicd guard --off {link.name}` ends that")

@@ -21,7 +21,6 @@ _SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "armv7l": 386, "ppc64
 _ATTR_BYTES = 160
 _INFO_BYTES = 256
 _PROG_INFO_NAME = slice(64, 80)
-_TEST_OUT_BYTES = 32768
 _BATCH_ENTRIES = 1024
 _LOG_BYTES = 4 << 20
 # bpf_map_info: type id key_size value_size max_entries map_flags name
@@ -52,7 +51,6 @@ class _Command(enum.IntEnum):
     PROG_LOAD = 5
     OBJ_PIN = 6
     OBJ_GET = 7
-    PROG_TEST_RUN = 10
     PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
     PROG_QUERY = 16
@@ -416,40 +414,3 @@ def program_name(program_id: int) -> str:
     finally:
         os.close(fd)
     return info.raw[_PROG_INFO_NAME].rstrip(b"\0").decode(errors="replace")
-
-
-@dataclass(frozen=True, slots=True)
-class ProgramRun:
-    """What one run of a program did."""
-
-    result: int
-    data: bytes
-    duration_ns: int
-
-
-def run_once(program_fd: int, data: bytes, context: bytes = b"", repeat: int = 1) -> ProgramRun:
-    """BPF_PROG_TEST_RUN: one packet, starting at its link header, through one program."""
-    data_in = ctypes.create_string_buffer(data, len(data))
-    data_out = ctypes.create_string_buffer(_TEST_OUT_BYTES)
-    context_in = ctypes.create_string_buffer(context, max(len(context), 1))
-    attr = struct.pack(
-        "=IIIIQQIIIIQQ",
-        program_fd,
-        0,
-        len(data),
-        _TEST_OUT_BYTES,
-        ctypes.addressof(data_in),
-        ctypes.addressof(data_out),
-        repeat,
-        0,
-        len(context),
-        0,
-        ctypes.addressof(context_in) if context else 0,
-        0,
-    )
-    _, code, out = _call(_Command.PROG_TEST_RUN, attr)
-    if code:
-        raise OSError(code, os.strerror(code), "bpf PROG_TEST_RUN")
-    result, _, size = struct.unpack_from("=III", out, 4)
-    duration = struct.unpack_from("=I", out, 36)[0]
-    return ProgramRun(result, data_out.raw[:size], duration)

@@ -11,6 +11,7 @@ Links stand among the descriptors of a data plane, by the names under which they
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 
 from mimicd.core.errors import AttachError, XdpBusyError
 from mimicd.kernel import bpf, compiler
@@ -44,6 +45,17 @@ def detach_link(fd: int) -> None:
         bpf.detach_link(fd)
 
 
+@contextlib.contextmanager
+def _replacing(fds: dict[str, int], name: str) -> Iterator[None]:
+    """A link that is attached meanwhile takes the place of what was; else that stays."""
+    before = fds.pop(name, None)
+    try:
+        yield
+    finally:
+        if before is not None and fds.setdefault(name, before) != before:
+            os.close(before)
+
+
 # --- TC ---
 
 
@@ -69,12 +81,8 @@ async def attach_tc_again(
     net: Netlink, fds: dict[str, int], ifindex: int, parent: int, program: str
 ) -> bool:
     """In place of what somebody detached. As `attach_tc`."""
-    before = fds.pop(_TC_LINKS[parent], None)
-    try:
+    with _replacing(fds, _TC_LINKS[parent]):
         return await attach_tc(net, fds, ifindex, parent, program)
-    finally:
-        if before is not None and fds.setdefault(_TC_LINKS[parent], before) != before:
-            os.close(before)
 
 
 async def is_at_tc(
@@ -121,14 +129,11 @@ def attach_xdp(fds: dict[str, int], link: Link, wanted: str) -> str:
 
 async def attach_xdp_again(net: Netlink, fds: dict[str, int], link: Link, mode: str) -> None:
     """In place of what somebody detached. Raises AttachError."""
-    before = fds.pop(XDP_LINK)
-    try:
-        attach_xdp(fds, link, mode)
-    except XdpBusyError:
-        raise xdp_busy(await net.link_by_index(link.ifindex)) from None
-    finally:
-        if fds.setdefault(XDP_LINK, before) != before:
-            os.close(before)
+    with _replacing(fds, XDP_LINK):
+        try:
+            attach_xdp(fds, link, mode)
+        except XdpBusyError:
+            raise xdp_busy(await net.link_by_index(link.ifindex)) from None
 
 
 def is_at_xdp(fds: dict[str, int], ifindex: int) -> bool:

@@ -288,8 +288,9 @@ class Model:
             out.counted["tx-rst"] += 1
             self._reset(entry, Reason(argument), out)
         elif operation == Operation.RELEASE:
-            entry.resent += argument
-            entry.drops[DROPS["lost-held"]] += argument
+            lost = min(argument, entry.held - entry.resent)
+            entry.resent += lost
+            entry.drops[DROPS["lost-held"]] += lost
             out.counted["drop-lost-held"] += 1
             return out
         elif operation == Operation.DRAINED:

@@ -26,9 +26,10 @@ from mimicd.core.abi import ConnEntry, Event
 from mimicd.core.filter_tables import NO_TABLES, build_tables
 from mimicd.core.model import Filter, FlowSettings
 from mimicd.kernel import compiler, dataplane
-from mimicd.kernel.bpf import Map, ProgramRun, possible_cpus, run_once
+from mimicd.kernel.bpf import Map, possible_cpus
 from mimicd.kernel.ring import Ring
 from tests.bpf.packets import dissect
+from tests.rig.program_run import ProgramRun, run_once
 from tests.rig.segment import decode_packet
 
 LOOPBACK_IFINDEX = 1

@@ -8,9 +8,9 @@ from mimicd.core.abi import ConnEntry, Operation
 from mimicd.core.connection import State
 from mimicd.core.frames import command_frame
 from mimicd.core.model import Filter, FlowSettings, Origin
-from mimicd.kernel.bpf import ProgramRun
 from tests.bpf.packets import link_header, udp_frame
 from tests.bpf.plane import COMMAND_MARK, RESEND_MARK, Arrival, Arrived, Departure, Plane
+from tests.rig.program_run import ProgramRun
 from tests.rig.segment import (
     ACK,
     PSH,

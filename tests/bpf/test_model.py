@@ -126,11 +126,8 @@ def play(twin: Twin, event: Event) -> None:
             twin.send(bytes(range(length)), resent)
         case Commanded(operation, late_by, argument):
             generation = ((entry.generation if entry else 0) - late_by) % WORD
-            # user space never releases more than it holds
-            held = entry.held - entry.resent if entry else 1
-            if operation != Operation.RELEASE or held:
-                is_release = operation == Operation.RELEASE
-                twin.command(operation, generation, 1 if is_release else argument)
+            is_release = operation == Operation.RELEASE
+            twin.command(operation, generation, 1 if is_release else argument)
         case Waited(by_ns):
             twin.wait(by_ns)
         case Changed("reload", value):

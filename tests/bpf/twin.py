@@ -18,7 +18,6 @@ from mimicd.core.abi import ConnEntry, Operation
 from mimicd.core.connection import State
 from mimicd.core.frames import command_frame
 from mimicd.core.model import PADDING_RANDOM, Filter, FlowSettings, Origin
-from mimicd.kernel.bpf import ProgramRun
 from tests.bpf.disguised import restored
 from tests.bpf.model import (
     DRAIN_NS,
@@ -45,6 +44,7 @@ from tests.bpf.plane import (
     now_ns,
 )
 from tests.bpf.siphash import siphash
+from tests.rig.program_run import ProgramRun
 from tests.rig.segment import (
     ACK,
     FIN,

@@ -98,6 +98,13 @@ def test_each_trouble_of_the_machine_is_told(
     assert is_good(lines_of(facts)) == (grade != FAIL)
 
 
+def test_the_guard_of_strict_filters_needs_the_qdisc_on_any_kernel() -> None:
+    facts = replace(GOOD, link=replace(LINK, has_ingress_qdisc=True))
+    strict = parse_filter("local=192.0.2.1:5000,strict=true")
+    grades = [line.grade for line in lines_of(facts, [strict]) if line.check == "TC"]
+    assert grades == [FAIL]
+
+
 @pytest.mark.parametrize(
     ("link", "check", "grade", "words"),
     [

@@ -20,6 +20,7 @@ from mimicd.varlink.service import VarlinkService
 from tests.bus.caller import run, until, until_answers
 from tests.bus.fake_manager import FakeManager, connection
 from tests.bus.standin import beat
+from tests.rig.nobody import AS_NOBODY
 from tests.varlink.caller import FILTER, OPTIONS, Served, Wire, ask, serving
 
 MANY = 10_000
@@ -221,9 +222,8 @@ for method in ("ListInterfaces", "Stop"):
 
 
 def as_nobody(served: Served) -> list[str]:
-    ids = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
     done = subprocess.run(
-        [*ids, "/usr/bin/python3", "-c", _AS_NOBODY, str(served.path)],
+        [*AS_NOBODY, "/usr/bin/python3", "-c", _AS_NOBODY, str(served.path)],
         capture_output=True,
         text=True,
         check=True,
