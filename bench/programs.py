@@ -16,12 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.rig.bpf_call import bpf_call
+from tests.rig.bpf_call import Command, bpf_call
 from tests.rig.namespace import Namespace, RigError
 from tests.rig.tcx import tcx_programs
 
-_PROG_GET_FD_BY_ID = 13
-_ENABLE_STATS = 32
 _STATS_RUN_TIME = 0
 
 
@@ -37,7 +35,7 @@ class Runs:
 def counted() -> Iterator[None]:
     """The kernel counts the run time of every program meanwhile."""
     try:
-        fd, _ = bpf_call(_ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
+        fd, _ = bpf_call(Command.ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
     except OSError as exc:
         raise RigError(f"the kernel does not count the time of BPF programs: {exc}") from exc
     try:
@@ -51,7 +49,7 @@ def runs(ids: Iterable[int]) -> dict[int, Runs]:
     found = {}
     for number in ids:
         try:
-            fd, _ = bpf_call(_PROG_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))
+            fd, _ = bpf_call(Command.PROG_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))
         except OSError:
             continue
         try:

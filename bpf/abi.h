@@ -107,7 +107,8 @@ enum conn_flag {
 	RETRIED = 16,       /* a RST already made us send a second SYN */
 	CROSS_SILENTLY = 32, /* the peer answered our crossing SYN+ACK by RST: no more of those */
 	CROSS_PENDING = 64, /* user space is to ask for our SYN+ACK, or our SYN again */
-	HINT_FAILED = 128   /* the ACK of a SYN that was answered did not come: wait for none again */
+	HINT_FAILED = 128,  /* the ACK of a SYN that was answered did not come: wait for none again */
+	DRAIN_CLOSED = 256  /* DRAINING, and no more queue: more came than user space can send */
 };
 
 /* Drops that `show` reports per connection, in this order. */
@@ -146,13 +147,15 @@ struct conn {
 	__u32 generation;  /* counts handshakes, so that late commands hit nothing */
 	__u32 held, resent;
 	__u32 drops[CONN_DROPS];
-	__u8 state, role, peer_wscale, flags;
+	__u8 state, role, peer_wscale;
 	__u8 cooldown_step; /* 0: none, else 5 s << (step - 1) */
 	__u8 last_reset;    /* enum reason */
-	__u16 peer_mss;
+	__u8 l2_len;
+	__u16 flags;
 	__u8 l2[L2_MAX];    /* link header of a frame to the peer */
-	__u32 l2_len;
-	__u32 stray_next;  /* where the latest segment outside the window ended */
+	__u16 peer_mss;
+	__u16 reserved;
+	__u32 stray_next;   /* where the latest segment outside the window ended */
 };
 
 /* A SYN that was answered: a hint, never needed for correctness, lost at will. */

@@ -45,6 +45,20 @@ static __always_inline void hold(struct conn *c, struct send_verdict *v)
 	v->action = SEND_HOLD;
 }
 
+/*
+ * Behind those that user space still holds. Whoever sends faster than user space would queue for
+ * ever, and every datagram take that way: then none is held until all have left.
+ */
+static __always_inline void queue_behind(struct conn *c, struct send_verdict *v)
+{
+	if (c->held >= DRAIN_MAX && c->held - c->resent >= HELD_MAX)
+		c->flags |= DRAIN_CLOSED;
+	if (c->flags & DRAIN_CLOSED)
+		verdict_drop(c, v, DROP_HELD_FULL, CONN_DROP_HELD_FULL);
+	else
+		hold(c, v);
+}
+
 /* The ring had no room for a datagram that was to be held. */
 static __always_inline void conn_lost(struct conn *c, __u32 generation)
 {
@@ -90,13 +104,9 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 			/* The daemon is gone, and what it held with it. */
 			c->drops[CONN_DROP_LOST] += c->held - c->resent;
 			c->resent = c->held;
-			c->flags &= ~DRAINING;
-		} else if (c->held < DRAIN_MAX) {
-			hold(c, v);
-			return;
+			c->flags &= ~(DRAINING | DRAIN_CLOSED);
 		} else {
-			/* Whoever sends faster than user space can would be held for ever. */
-			verdict_drop(c, v, DROP_HELD_FULL, CONN_DROP_HELD_FULL);
+			queue_behind(c, v);
 			return;
 		}
 	}
@@ -273,7 +283,7 @@ static __always_inline void conn_command(struct conn *c, struct send_verdict *v,
 	} else if (cmd->operation == COMMAND_DRAINED) {
 		/* what was held meanwhile is sent first, and asked for after that */
 		if (c->resent == c->held)
-			c->flags &= ~DRAINING;
+			c->flags &= ~(DRAINING | DRAIN_CLOSED);
 		v->counter = COUNT_DRAINED;
 		return;
 	} else {

@@ -21,7 +21,7 @@
 #define DRAIN_LIMIT_NS NS_PER_S
 /* And says so at once; if it died just then, no more than this is held for nobody. */
 #define DRAIN_SETTLE_NS (100 * NS_PER_MS)
-/* So many, with those before it is established, are held until all have left. */
+/* Who fills the queue again behind so many sends faster than user space. */
 #define DRAIN_MAX (2 * HELD_MAX)
 /* A half-open hint counts as long as a peer of default settings would still answer. */
 #define HALF_OPEN_NS (8 * NS_PER_S)

@@ -217,10 +217,11 @@ class ConnFlag(enum.IntFlag):
     CROSS_SILENTLY = 32
     CROSS_PENDING = 64
     HINT_FAILED = 128
+    DRAIN_CLOSED = 256
 
 
 # struct conn, without its lock: rule, 9 times, 4 totals, 10 words, drops, bytes, link header
-_CONN = struct.Struct("=4xI9Q4Q10I6I4B2BH24sII")
+_CONN = struct.Struct("=4xI9Q4Q10I6I6BH24sH2xI")
 CONN_BYTES = _CONN.size
 
 
@@ -256,11 +257,11 @@ class ConnEntry:
     state: State
     role: Role
     peer_wscale: int
-    flags: ConnFlag
     cooldown_step: int
     last_reset: Reason
-    peer_mss: int
+    flags: ConnFlag
     link_header: bytes
+    peer_mss: int
     stray_next: int
     """Where the latest segment outside the window ended."""
 
@@ -284,18 +285,18 @@ def decode_conn(raw: bytes) -> ConnEntry:
     """A value of the map conns."""
     fields = _CONN.unpack(raw)
     drops = fields[24:30]
-    state, role, wscale, flags, cooldown, reset, mss, header, header_len, stray = fields[30:]
+    state, role, wscale, cooldown, reset, header_len, flags, header, mss, stray = fields[30:]
     values = (
         *fields[:24],
         drops,
         State(state),
         Role(role),
         wscale,
-        ConnFlag(flags),
         cooldown,
         Reason(reset),
-        mss,
+        ConnFlag(flags),
         header[:header_len],
+        mss,
         stray,
     )
     return ConnEntry(*values)

@@ -25,6 +25,7 @@ PROBE_BELOW = 0x3400000 // 2
 PROBE_EVERY_NS = RESET_EVERY_NS = 10 * MS
 DRAIN_NS = S
 DRAIN_MAX = 2 * abi.HELD_MAX
+DRAIN_FLAGS = ConnFlag.DRAINING | ConnFlag.DRAIN_CLOSED
 DRAIN_SETTLE_NS = S // 10
 HALF_OPEN_NS = 8 * S
 PROOF_NS = 6 << 34
@@ -208,12 +209,14 @@ class Model:
             elif self.now_ns > entry.drain_until_ns:
                 entry.drops[DROPS["lost-held"]] += entry.held - entry.resent
                 entry.resent = entry.held
-                entry.flags &= ~ConnFlag.DRAINING
-            elif entry.held < DRAIN_MAX:
-                self._hold(entry, out)
-                return
+                entry.flags &= ~DRAIN_FLAGS
             else:
-                self._refuse(entry, out, "drop-held-full", "held-full")
+                if entry.held >= DRAIN_MAX and entry.held - entry.resent >= abi.HELD_MAX:
+                    entry.flags |= ConnFlag.DRAIN_CLOSED
+                if entry.flags & ConnFlag.DRAIN_CLOSED:
+                    self._refuse(entry, out, "drop-held-full", "held-full")
+                else:
+                    self._hold(entry, out)
                 return
         padding = self._padding(entry.seq, entry.ack)
         payload = length + padding
@@ -295,7 +298,7 @@ class Model:
             return out
         elif operation == Operation.DRAINED:
             if entry.resent == entry.held:
-                entry.flags &= ~ConnFlag.DRAINING
+                entry.flags &= ~DRAIN_FLAGS
             out.counted["drained"] += 1
             return out
         else:

@@ -203,8 +203,8 @@ class Plane:
             value = getattr(entry, field.name)
             if field.name == "drops":
                 values += value
-            elif field.name == "link_header":
-                values += [value, len(value)]
+            elif field.name == "flags":
+                values += [len(entry.link_header), value]
             else:
                 values.append(value)
         self.maps["conns"].update(key, abi._CONN.pack(*values))

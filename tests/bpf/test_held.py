@@ -116,12 +116,26 @@ def test_a_sender_that_is_faster_than_user_space_is_not_held_for_ever(plane: Pla
         assert conversation.resend(b"one").result == Departure.SENT
         take_time(conversation)
         assert conversation.send(b"one more").result == Departure.HELD
+    for _ in range(abi.HELD_MAX - 2):
+        assert conversation.send(b"one of too many").result == Departure.HELD
     assert conversation.send(b"too many").result == Departure.DROPPED
-    for _ in range(2):
-        assert conversation.resend(b"the last").result == Departure.SENT
+    assert conversation.resend(b"one").result == Departure.SENT
+    assert conversation.send(b"while others are held").result == Departure.DROPPED
+    for _ in range(abi.HELD_MAX - 1):
+        assert conversation.resend(b"the rest").result == Departure.SENT
     conversation.command(Operation.DRAINED)
-    assert conversation.sent(b"fourth").flags == ACK | PSH
-    assert conversation.entry.drops[abi.CONN_DROPS.index("held-full")] == 1
+    assert conversation.sent(b"and on").flags == ACK | PSH
+    assert conversation.entry.drops[abi.CONN_DROPS.index("held-full")] == 2
+
+
+def test_a_sender_that_waits_for_answers_loses_nothing_while_it_is_held(plane: Plane) -> None:
+    conversation = opening(plane, b"second")
+    establish(conversation)
+    for _ in range(3 * abi.HELD_MAX):
+        assert conversation.resend(b"one").result == Departure.SENT
+        take_time(conversation)
+        assert conversation.send(b"one more").result == Departure.HELD
+    assert conversation.entry.drops[abi.CONN_DROPS.index("held-full")] == 0
 
 
 def test_resent_datagrams_are_data_segments_with_consecutive_numbers(plane: Plane) -> None:

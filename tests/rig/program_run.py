@@ -5,9 +5,8 @@ import ctypes
 import struct
 from dataclasses import dataclass
 
-from tests.rig.bpf_call import bpf_call
+from tests.rig.bpf_call import Command, bpf_call
 
-_PROG_TEST_RUN = 10
 _TEST_OUT_BYTES = 32768
 
 
@@ -40,7 +39,7 @@ def run_once(program_fd: int, data: bytes, context: bytes = b"", repeat: int = 1
         ctypes.addressof(context_in) if context else 0,
         0,
     )
-    _, out = bpf_call(_PROG_TEST_RUN, attr)
+    _, out = bpf_call(Command.PROG_TEST_RUN, attr)
     result, _, size = struct.unpack_from("=III", out, 4)
     duration = struct.unpack_from("=I", out, 36)[0]
     return ProgramRun(result, data_out.raw[:size], duration)

@@ -7,10 +7,8 @@ import os
 import struct
 
 from mimicd.kernel.bpf import load_program, program_name
-from tests.rig.bpf_call import bpf_call
+from tests.rig.bpf_call import Command, bpf_call
 
-_PROG_ATTACH, _PROG_DETACH, _PROG_GET_FD_BY_ID, _LINK_GET_FD_BY_ID = 8, 9, 13, 30
-_PROG_QUERY, _LINK_DETACH = 16, 34
 _HOOKS = {"ingress": 46, "egress": 47}  # enum bpf_attach_type
 _MOST = 64  # BPF_MPROG_MAX
 
@@ -26,11 +24,11 @@ def detach_tcx(ifindex: int, *hooks: str) -> None:
     for hook in hooks:
         for program, link in _query(ifindex, hook):
             if link:
-                fd, _ = bpf_call(_LINK_GET_FD_BY_ID, struct.pack("=I", link))
-                command, attr = _LINK_DETACH, struct.pack("=I", fd)
+                fd, _ = bpf_call(Command.LINK_GET_FD_BY_ID, struct.pack("=I", link))
+                command, attr = Command.LINK_DETACH, struct.pack("=I", fd)
             else:
-                fd, _ = bpf_call(_PROG_GET_FD_BY_ID, struct.pack("=I", program))
-                command, attr = _PROG_DETACH, struct.pack("=III", ifindex, fd, _HOOKS[hook])
+                fd, _ = bpf_call(Command.PROG_GET_FD_BY_ID, struct.pack("=I", program))
+                command, attr = Command.PROG_DETACH, struct.pack("=III", ifindex, fd, _HOOKS[hook])
             try:
                 bpf_call(command, attr)
             finally:
@@ -43,7 +41,7 @@ def fill_tcx(ifindex: int, hook: str) -> None:
     for _ in range(_MOST + 1):
         fd = load_program(sched_cls, go_on, "somebody")
         try:
-            bpf_call(_PROG_ATTACH, struct.pack("=III", ifindex, fd, _HOOKS[hook]))
+            bpf_call(Command.PROG_ATTACH, struct.pack("=III", ifindex, fd, _HOOKS[hook]))
         except OSError as error:
             if error.errno == errno.ERANGE:
                 return
@@ -63,7 +61,7 @@ def _query(ifindex: int, hook: str) -> list[tuple[int, int]]:
         ctypes.addressof(links),
     )
     try:
-        _, out = bpf_call(_PROG_QUERY, attr)
+        _, out = bpf_call(Command.PROG_QUERY, attr)
     except OSError:
         return []
     (count,) = struct.unpack_from("=I", out, 24)

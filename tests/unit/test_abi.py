@@ -183,7 +183,7 @@ def test_a_command_has_these_bytes() -> None:
 
 def conn_bytes(**given: int) -> bytes:
     """A connection by members of its last 40 bytes; all else is zero."""
-    places = {"state": -40, "role": -39, "cooldown_step": -36, "last_reset": -35}
+    places = {"state": -40, "role": -39, "cooldown_step": -37, "last_reset": -36}
     raw = bytearray(abi.CONN_BYTES)
     for name, value in given.items():
         raw[places[name]] = value
