@@ -12,7 +12,7 @@
 #ifndef MIMICD_ABI_H
 #define MIMICD_ABI_H
 
-#define ABI_VERSION 3
+#define ABI_VERSION 4
 
 #define MAX_CONNECTIONS 65536
 #define MAX_RULES 32768

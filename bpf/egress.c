@@ -108,6 +108,9 @@ static __always_inline int apply_send(struct __sk_buff *skb, const struct config
 {
 	u32 kind = v->counter;
 
+	/* Counted with its connection. To user space an error means that the program did not see it. */
+	if (v->action == SEND_NOTHING || (v->action == SEND_DROP && resent))
+		return give_up(v->counter);
 	if (v->action == SEND_DROP)
 		return drop(v->counter);
 	if (v->action == SEND_HOLD || v->action == SEND_HOLD_AND_OPEN) {
@@ -219,7 +222,7 @@ int mimic_egress(struct __sk_buff *skb)
 		struct command cmd = {};
 
 		if (!c || n < sizeof(cmd) || bpf_skb_load_bytes(skb, p->l4 + UDP_HEADER, &cmd, sizeof(cmd)))
-			return drop(DROP_STALE_COMMAND);
+			return give_up(DROP_STALE_COMMAND);
 		bpf_spin_lock(&c->lock);
 		conn_command(c, v, rule, &cmd, now);
 		bpf_spin_unlock(&c->lock);
@@ -231,7 +234,7 @@ int mimic_egress(struct __sk_buff *skb)
 		if (!c) {
 			/* user space looks only at entries that it was told of: none is made without that */
 			if (resent)
-				return drop(DROP_RESEND_LATE);
+				return give_up(DROP_RESEND_LATE);
 			/* nothing is kept for a peer that a passive filter has not heard of */
 			if (!rule->handshake_interval_s && !hint_is_fresh(half_opens.lookup(&flow), now))
 				return drop(DROP_PASSIVE);

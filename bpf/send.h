@@ -8,6 +8,7 @@
 
 enum send_action {
 	SEND_DROP,
+	SEND_NOTHING,       /* a command, which is carried out by now or no longer applies */
 	SEND_HOLD,          /* to user space */
 	SEND_HOLD_AND_OPEN, /* to user space, and `control` is the SYN */
 	SEND_DATA,
@@ -49,9 +50,10 @@ static __always_inline void hold(struct conn *c, struct send_verdict *v)
  * Behind those that user space still holds. Whoever sends faster than user space would queue for
  * ever, and every datagram take that way: then none is held until all have left.
  */
-static __always_inline void queue_behind(struct conn *c, struct send_verdict *v)
+static __always_inline void queue_behind(struct conn *c, struct send_verdict *v, __u64 now)
 {
-	if (c->held >= DRAIN_MAX && c->held - c->resent >= HELD_MAX)
+	if ((c->held >= DRAIN_MAX && c->held - c->resent >= HELD_MAX) ||
+	    now - c->state_since_ns > DRAIN_TOTAL_NS)
 		c->flags |= DRAIN_CLOSED;
 	if (c->flags & DRAIN_CLOSED)
 		verdict_drop(c, v, DROP_HELD_FULL, CONN_DROP_HELD_FULL);
@@ -106,7 +108,7 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 			c->resent = c->held;
 			c->flags &= ~(DRAINING | DRAIN_CLOSED);
 		} else {
-			queue_behind(c, v);
+			queue_behind(c, v, now);
 			return;
 		}
 	}
@@ -238,7 +240,7 @@ static __always_inline void conn_command(struct conn *c, struct send_verdict *v,
 {
 	struct control *out = &v->control;
 
-	v->action = SEND_DROP;
+	v->action = SEND_NOTHING;
 	v->counter = DROP_STALE_COMMAND;
 	if (cmd->generation != c->generation || c->state == IDLE)
 		return;

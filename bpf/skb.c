@@ -33,6 +33,12 @@ static __always_inline int take_away(void)
 	return bpf_redirect(NOWHERE, 0);
 }
 
+static __always_inline int give_up(u32 why)
+{
+	count(why);
+	return take_away();
+}
+
 /* Into the near end of the hop, where a packet without a link header needs one. */
 static __always_inline int into_hop(struct __sk_buff *skb, const struct config *cfg,
 				    const struct packet *p)

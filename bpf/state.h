@@ -23,6 +23,8 @@
 #define DRAIN_SETTLE_NS (100 * NS_PER_MS)
 /* Who fills the queue again behind so many sends faster than user space. */
 #define DRAIN_MAX (2 * HELD_MAX)
+/* Who never lets it run empty, just as fast, is not held for longer than this. */
+#define DRAIN_TOTAL_NS (10 * NS_PER_S)
 /* A half-open hint counts as long as a peer of default settings would still answer. */
 #define HALF_OPEN_NS (8 * NS_PER_S)
 /* Longer than a segment takes through the hop, shorter than a pause between bursts. */

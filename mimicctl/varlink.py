@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from mimicctl.client import CALL_TIMEOUT_S, Event
+from mimicctl.client import CALL_TIMEOUT_S, Event, lost_events
 from mimicd.core.errors import (
     BusError,
     FailedError,
@@ -125,6 +125,10 @@ class VarlinkClient:
             self.missed += 1
 
     async def next_event(self) -> Event:
+        """The next event; how many were dropped is told as a line of the log."""
+        if self.missed:
+            count, self.missed = self.missed, 0
+            return lost_events(count)
         return await self._events.get()
 
     async def daemon_is_there(self) -> bool:

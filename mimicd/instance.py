@@ -187,6 +187,7 @@ class Instance:
             await instance._apply(config, book)
             instance._open(kernel_config)
             await instance._rescan()
+            await instance._disown_held()
         except BaseException:
             instance._close()
             raise
@@ -295,7 +296,8 @@ class Instance:
 
     # --- events and timers ---
 
-    def _read_ring(self) -> None:
+    def _read_ring(self) -> bool:
+        """Whether there may be more."""
         assert self._ring is not None
         events = []
         for raw in self._ring.read(_EVENTS_AT_ONCE):
@@ -305,6 +307,7 @@ class Instance:
                 log.exception("%s: a record of the ring buffer is not understood", self.name)
         self._on_events(events)
         self._set_timer()
+        return len(events) == _EVENTS_AT_ONCE
 
     def _on_events(self, events: Sequence[Event]) -> None:
         """What was held leaves first: to tell takes longer, and later datagrams wait."""
@@ -397,6 +400,18 @@ class Instance:
                 for action in self._flows.examine(key, entry, now_ns()):
                     self._outlet.act(action, entry)
         self._set_timer()
+
+    async def _disown_held(self) -> None:
+        """After adopting: what only the earlier process had is given up, and counted."""
+        async for entries in self._entries(at_once=_LOOKS_AT_ONCE):
+            for key in [key for key, entry in entries.items() if entry.held_now]:
+                while self._read_ring():
+                    pass  # so that what was read and what is looked up next belong together
+                raw = self.plane.conns.lookup(key)
+                if raw is not None:
+                    for action in self._flows.disown(key, abi.decode_conn(raw)):
+                        self._outlet.act(action)
+        self._on_events([])
 
     # --- looking ---
 

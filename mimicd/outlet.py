@@ -51,7 +51,8 @@ class Outlet:
         """`entry`: as it was just read, where it was."""
         match action:
             case Resend(key, frame, generation):
-                if not self._send(self._held, frame):
+                # ENOBUFS comes from behind the program, which has counted it as sent again
+                if self._send(self._held, frame) not in (0, errno.ENOBUFS):
                     self.act(Command(key, Operation.RELEASE, generation, 1))
             case Command(key, operation, generation, argument):
                 entry = entry or self._entry(key)
@@ -78,9 +79,10 @@ class Outlet:
         raw = self._conns.lookup(key)
         return abi.decode_conn(raw) if raw else None
 
-    def _send(self, socket: PacketSocket | None, frame: bytes) -> bool:
+    def _send(self, socket: PacketSocket | None, frame: bytes) -> int:
+        """0, or the number of the error."""
         if socket is None:
-            return False
+            return errno.ENXIO
         try:
             socket.send(frame)
         except OSError as error:
@@ -88,5 +90,5 @@ class Outlet:
             if error.errno not in (errno.ENOBUFS, errno.ENETDOWN, errno.ENXIO, errno.EAGAIN):
                 log.warning("%s: cannot send a frame: %s", self._name, error)
             self._failures += 1
-            return False
-        return True
+            return error.errno or errno.EIO
+        return 0

@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from mimicd.core.connection import Role, State
 from mimicd.core.model import PADDING_RANDOM, FlowSettings, Origin, Strict
 
-VERSION = 3
+VERSION = 4
 MAX_CONNECTIONS = 65536
 MAX_RULES = 32768
 MAX_FILTERS = 524288

@@ -202,6 +202,19 @@ class Flows:
             return []
         return [Command(key, due.operation, entry.generation, int(due.reason))]
 
+    def disown(self, key: bytes, entry: ConnEntry) -> list[Action]:
+        """What an earlier process held is lost with it: nothing must wait for that to leave.
+
+        To be asked when every record so far was read, and the entry was looked up behind that.
+        """
+        flow = self._flows.get(key)
+        lost = entry.held_now - (len(flow.held) if flow else 0)
+        if lost <= 0:
+            return []
+        if entry.state is State.ESTABLISHED:
+            self._drained.add(key)
+        return [Command(key, Operation.RELEASE, entry.generation, lost)]
+
     def forget(self, key: bytes) -> None:
         """The entry is gone, and what was held for it."""
         self._deadlines.clear(key)

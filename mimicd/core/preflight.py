@@ -19,7 +19,8 @@ WIREGUARD_BYTES = 32
 """Header and tag of a WireGuard data message (type 4)."""
 _IPV6_LEAST_MTU = 1280
 _OLDEST_KERNEL = (5, 9)
-_FRAGS_KERNEL = (5, 18)
+_XDP_KERNEL = (5, 18)
+"""Which has bpf_xdp_load_bytes() and its like."""
 # When this was written; a clock before it has not been set.
 _EARLIEST_CLOCK_S = 1_700_000_000
 _NO_CONFIG = InterfaceConfig()
@@ -228,15 +229,14 @@ def _xdp(link: LinkFacts, kernel: str) -> Iterator[Line]:
     elif link.xdp_owner and not link.is_running:
         words = f"{link.xdp_owner} is attached: TC receives instead"
         yield Line("XDP", WARN, f"{words}; `ip link set {link.name} xdp off` if it is not needed")
+    elif _version(kernel) < _XDP_KERNEL:
+        yield Line("XDP", OK, "needs Linux 5.18: TC receives")
     elif link.xdp_native is False:
         yield Line("XDP", OK, "the driver has none: TC receives")
     elif link.xdp_native is None:
         yield Line("XDP", OK, "native if the driver has it, else TC receives")
     else:
         yield Line("XDP", OK, "the driver has it")
-    if link.mtu_bytes > 3500 and link.xdp_native and _version(kernel) < _FRAGS_KERNEL:
-        words = "frames of this MTU need Linux 5.18 for XDP: TC receives"
-        yield Line("XDP", WARN, words)
 
 
 def _offloads(link: LinkFacts) -> Iterator[Line]:

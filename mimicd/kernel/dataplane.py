@@ -93,15 +93,17 @@ class DataPlane:
             xdp_mode, why = "none", f"{hooks.xdp_owner(link)} is there"
         elif xdp_mode != "none" and link.xdp_program_id:
             raise hooks.xdp_busy(link)
-        fds = await _compile(link_type, xdp_mode)
+        fds: dict[str, int] = {}
         if xdp_mode == "auto":
-            # the maps are empty, so it lets everything pass until the rest is attached
             try:
+                # before 5.18 the kernel lacks helpers that the XDP program calls
+                fds = await _compile(link_type, xdp_mode)
+                # the maps are empty, so it lets everything pass until the rest is attached
                 xdp_mode = hooks.attach_xdp(fds, link, "native")
             except AttachError as error:
                 _close_all(fds)
                 xdp_mode, why = "none", str(error)
-                fds = await _compile(link_type, xdp_mode)
+        fds = fds or await _compile(link_type, xdp_mode)
         plane = cls._of(link.ifindex, link_type, xdp_mode, fds, net, root)
         plane.without_xdp = why
         plane._attached.callback(_close_all, fds)

@@ -143,17 +143,19 @@ class Netlink:
 
         Raises AttachError.
         """
-        silent = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}
 
         def make() -> tuple[int, int]:
+            made = False
             try:
                 self._ipr.link("add", ifname=near, kind="veth", mtu=mtu_bytes, peer={"ifname": far})
+                made = True
                 ends = tuple(self._ipr.link_lookup(ifname=name)[0] for name in (near, far))
                 for end in ends:
-                    self._ipr.link(
-                        "set", index=end, mtu=mtu_bytes, ifalias=alias, IFLA_AF_SPEC=silent
-                    )
+                    self._ipr.link("set", index=end, mtu=mtu_bytes, ifalias=alias)
+                    self._be_silent(end)
             except NetlinkError as error:
+                if made:
+                    self._ipr.link("del", ifname=near)
                 raise AttachError(
                     f"cannot make the veth pair {near}: {_words(error)}",
                     "the kernel may lack veth; superpackets (UDP_SEGMENT) are dropped then",
@@ -161,6 +163,14 @@ class Netlink:
             return ends[0], ends[1]
 
         return await self._run(make)
+
+    def _be_silent(self, ifindex: int) -> None:
+        silent = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}
+        try:
+            self._ipr.link("set", index=ifindex, IFLA_AF_SPEC=silent)
+        except NetlinkError as error:
+            if error.code != errno.EAFNOSUPPORT:  # a kernel without IPv6 says nothing anyway
+                raise
 
     async def set_up(self, ends: tuple[int, ...]) -> None:
         """Bring links up."""

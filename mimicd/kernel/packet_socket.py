@@ -7,6 +7,7 @@ Raw IP sockets would pass the host's own netfilter, and could not send for a for
 import socket
 
 _SEND_BUFFER_BYTES = 4 << 20
+_SO_SNDBUFFORCE = 32  # asm-generic; Python does not name it
 _ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
 
 
@@ -24,11 +25,18 @@ class PacketSocket:
         self._socket = socket.socket(socket.AF_PACKET, kind, 0)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+            self._widen()
             self._socket.bind((socket.if_indextoname(ifindex), 0))
         except OSError:
             self._socket.close()
             raise
+
+    def _widen(self) -> None:
+        """Also beyond net.core.wmem_max, which the held datagrams of a few connections fill."""
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER_BYTES)
+        except OSError:  # in a user namespace
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
     def send(self, frame: bytes) -> None:
         """Raises OSError: ENOBUFS, ENETDOWN, ENXIO (the interface is gone)."""

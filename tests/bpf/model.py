@@ -25,6 +25,7 @@ PROBE_BELOW = 0x3400000 // 2
 PROBE_EVERY_NS = RESET_EVERY_NS = 10 * MS
 DRAIN_NS = S
 DRAIN_MAX = 2 * abi.HELD_MAX
+DRAIN_TOTAL_NS = 10 * S
 DRAIN_FLAGS = ConnFlag.DRAINING | ConnFlag.DRAIN_CLOSED
 DRAIN_SETTLE_NS = S // 10
 HALF_OPEN_NS = 8 * S
@@ -211,7 +212,8 @@ class Model:
                 entry.resent = entry.held
                 entry.flags &= ~DRAIN_FLAGS
             else:
-                if entry.held >= DRAIN_MAX and entry.held - entry.resent >= abi.HELD_MAX:
+                too_many = entry.held >= DRAIN_MAX and entry.held - entry.resent >= abi.HELD_MAX
+                if too_many or self.now_ns - entry.state_since_ns > DRAIN_TOTAL_NS:
                     entry.flags |= ConnFlag.DRAIN_CLOSED
                 if entry.flags & ConnFlag.DRAIN_CLOSED:
                     self._refuse(entry, out, "drop-held-full", "held-full")

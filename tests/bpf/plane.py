@@ -50,11 +50,13 @@ _ETH_P_ALL, _PACKET_IGNORE_OUTGOING, _SOL_PACKET = 3, 23, 263
 
 
 class Departure(enum.IntEnum):
-    """What TC egress returns (linux/pkt_cls.h); a redirection to nowhere is HELD here."""
+    """What TC egress returns (linux/pkt_cls.h); a redirection to nowhere is HELD or TAKEN here."""
 
     SENT = 0xFFFFFFFF
     DROPPED = 2
     HELD = 4
+    TAKEN = 5
+    """From user space, and counted: no error for whoever sent it."""
     REDIRECTED = 7
 
 
@@ -232,6 +234,8 @@ class Plane:
         run = self._run(compiler.EGRESS, frame, _CONTEXT.pack(mark, gso_bytes))
         if run.result == Departure.REDIRECTED and sum(map(self._count, _HELD)) != before:
             return dataclasses.replace(run, result=Departure.HELD)
+        if run.result == Departure.REDIRECTED and mark in (RESEND_MARK, COMMAND_MARK):
+            return dataclasses.replace(run, result=Departure.TAKEN)
         return run
 
     def reply(self, frame: bytes, mark: int = 0) -> ProgramRun:

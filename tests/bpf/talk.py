@@ -86,7 +86,7 @@ class Talk:
     def drain(self) -> None:
         """User space sends the one datagram that was held, and says that it was the last."""
         assert self.resend().result == Departure.SENT
-        assert self.command(Operation.DRAINED).result == Departure.DROPPED
+        assert self.command(Operation.DRAINED).result == Departure.TAKEN
 
     def command(
         self, operation: Operation, argument: int = 0, generation: int | None = None

@@ -99,7 +99,7 @@ def test_what_comes_while_others_are_still_held_queues_behind_them(plane: Plane)
     assert conversation.entry.held_now == 0
     # the last one may still be on its way
     assert conversation.entry.flags & ConnFlag.DRAINING
-    assert conversation.command(Operation.DRAINED).result == Departure.DROPPED
+    assert conversation.command(Operation.DRAINED).result == Departure.TAKEN
     assert not conversation.entry.flags & ConnFlag.DRAINING
     segment = conversation.sent(b"fifth")
     assert segment.flags == ACK | PSH
@@ -136,6 +136,21 @@ def test_a_sender_that_waits_for_answers_loses_nothing_while_it_is_held(plane: P
         take_time(conversation)
         assert conversation.send(b"one more").result == Departure.HELD
     assert conversation.entry.drops[abi.CONN_DROPS.index("held-full")] == 0
+
+
+def test_who_never_lets_the_queue_run_empty_is_not_held_for_longer_than_ten_seconds(
+    plane: Plane,
+) -> None:
+    conversation = opening(plane, b"second")
+    establish(conversation)
+    conversation.change(state_since_ns=now_ns() - 9_000_000_000)
+    assert conversation.send(b"third").result == Departure.HELD
+    conversation.change(state_since_ns=now_ns() - 10_000_000_001)
+    assert conversation.send(b"fourth").result == Departure.DROPPED
+    for datagram in (b"first", b"second", b"third"):
+        assert conversation.resend(datagram).result == Departure.SENT
+    conversation.command(Operation.DRAINED)
+    assert conversation.sent(b"fifth").flags == ACK | PSH
 
 
 def test_resent_datagrams_are_data_segments_with_consecutive_numbers(plane: Plane) -> None:
@@ -186,7 +201,7 @@ def test_what_is_given_up_no_longer_holds_others(plane: Plane) -> None:
     conversation = opening(plane, b"second", b"third")
     establish(conversation)
     conversation.resend(b"first")
-    assert conversation.command(Operation.RELEASE, 1).result == Departure.DROPPED
+    assert conversation.command(Operation.RELEASE, 1).result == Departure.TAKEN
     assert conversation.entry.flags & ConnFlag.DRAINING
     conversation.command(Operation.RELEASE, 1)
     conversation.command(Operation.DRAINED)
@@ -211,7 +226,7 @@ def test_what_is_resent_too_late_is_dropped_and_opens_nothing(plane: Plane) -> N
     conversation = opening(plane)
     conversation.command(Operation.RESET, Reason.NO_ANSWER)
     plane.counted()
-    assert conversation.resend().result == Departure.DROPPED
+    assert conversation.resend().result == Departure.TAKEN
     assert plane.counted() == {"drop-resend-late": 1}
     assert conversation.state() is State.IDLE
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The structs as BCC's compiler lays them out against those of mimicd.core.abi."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -87,6 +88,12 @@ def test_the_maps_hold_what_user_space_counts_on(view: View) -> None:
     assert view["limits"]["counters"] == len(abi.COUNTERS)
     assert view["limits"]["ring"] == dataplane.RING_BYTES
     assert view["limits"]["filters"] == abi.MAX_FILTERS
+
+
+def test_another_layout_has_another_number(view: View) -> None:
+    """A later daemon adopts by the number alone: who changes a layout raises it, and this."""
+    told = json.dumps(view, sort_keys=True).encode()
+    assert (abi.VERSION, hashlib.sha256(told).hexdigest()[:16]) == (4, "0359be81e902d174")
 
 
 def test_every_member_of_a_connection_is_read_from_its_place(view: View) -> None:

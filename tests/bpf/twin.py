@@ -132,7 +132,7 @@ class Twin:
         frame = udp_frame(self.local, self.remote, datagram)
         run, drawn = self._both(lambda: self.plane.egress(frame, RESEND_MARK if resent else 0))
         outcome = self.model.send(len(datagram), resent, drawn)
-        self._compare_departure(run, outcome, datagram)
+        self._compare_departure(run, outcome, datagram, resent)
         self._compare(outcome)
 
     def command(self, operation: int, generation: int, argument: int = 0) -> None:
@@ -140,7 +140,7 @@ class Twin:
         frame = command_frame(link_header(self.local.version), self.key, payload)
         run, _ = self._both(lambda: self.plane.egress(frame, COMMAND_MARK))
         outcome = self.model.command(operation, generation, argument)
-        self._compare_departure(run, outcome, b"")
+        self._compare_departure(run, outcome, b"", from_user_space=True)
         self._compare(outcome)
 
     def receive(self, segment: Segment) -> None:
@@ -291,7 +291,9 @@ class Twin:
         elif answer is not None:
             self._compare_segment(arrived.frame, answer)
 
-    def _compare_departure(self, run: ProgramRun, outcome: Outcome, datagram: bytes) -> None:
+    def _compare_departure(
+        self, run: ProgramRun, outcome: Outcome, datagram: bytes, from_user_space: bool
+    ) -> None:
         data, answer = outcome.data, outcome.answer
         if data is not None and answer is not None:
             self._compare_data(self.plane.clone(), data, outcome.padding, datagram)
@@ -300,7 +302,9 @@ class Twin:
             self._compare_data(run.data, data, outcome.padding, datagram)
         elif answer is not None:
             self._compare_segment(run.data, answer)
-        kind = Departure.HELD if outcome.held else Departure.DROPPED
+        kind = Departure.TAKEN if from_user_space else Departure.DROPPED
+        if outcome.held:
+            kind = Departure.HELD
         assert run.result == (Departure.SENT if data or answer else kind), Departure(run.result)
 
     def _compare_segment(self, frame: bytes, wanted: Outgoing) -> Segment:

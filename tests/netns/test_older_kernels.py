@@ -98,6 +98,15 @@ def test_the_mode_is_chosen_and_said(host: Host, interface: str, mode: str, word
             program.await_words(words)
 
 
+def test_where_the_kernel_lacks_what_the_xdp_program_calls_tc_receives(host: Host) -> None:
+    before = attachments(host)
+    argv = [sys.executable, "-m", "tests.rig.without_xdp_bytes", "run", *FILTER, "tap0"]
+    with Foreground(replace(host, interface="tap0"), argv=argv) as program:
+        program.await_words("attached (XDP none, ")
+        program.await_words("received on TC, without XDP: the kernel refuses the BPF programs")
+    assert attachments(host) == before
+
+
 def test_xdp_of_somebody_else_is_left_alone_and_tc_receives(host: Host) -> None:
     tap = replace(host, interface="tap0")
     with foreign_xdp(tap), Daemon(tap) as daemon:

@@ -160,6 +160,7 @@ def test_frames_that_the_interface_does_not_take_are_said_and_sent_later(
         run(a, at_a)
         with endpoint(net.a) as client, silent(net.b):
             client.socket.sendto(b"first", (net.b.address(), PORT))
+            assert "could not be sent" not in a.log
             net.a.namespace.run("ip", "link", "set", "eth0", "down")
             a.await_words("frames of our own could not be sent")
             net.a.namespace.run("ip", "link", "set", "eth0", "up")
@@ -168,6 +169,34 @@ def test_frames_that_the_interface_does_not_take_are_said_and_sent_later(
             run(b, at_b)
         wait_until(lambda: server.echoed == 1, WITHIN_S, "what was held arrives")
         all_are_answered(net, server)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGUSR2])
+def test_what_a_process_held_is_lost_with_it_and_later_datagrams_do_not_wait_for_it(
+    direct_network: Network, end: signal.Signals
+) -> None:
+    net = direct_network
+    at_a, at_b = remote_and_local(net, 4, PORT, SETTINGS)
+    with Daemon(net.a) as a, Daemon(net.b) as b, EchoServer(net.b, PORT) as server:
+        run(a, at_a)
+        with endpoint(net.a) as client:
+            client.socket.connect((net.b.address(), PORT))
+            with silent(net.b):
+                say(client, b"one", b"two", b"three")
+                await_dealt_with(a, 3)
+                a.signal(end)
+                a.wait()
+                a.start()
+                a.await_ready()
+                (connection,) = shown(a)["connections"]
+                assert (connection["held"], connection["drops"]["lost-held"]) == (0, 3)
+                run(b, at_b)
+            assert ask_all([client], server.endpoint, within_s=WITHIN_S) == 1
+            held = counters(a)["held"]
+            for _ in range(20):
+                assert ask_all([client], server.endpoint, within_s=WITHIN_S) == 1
+        assert counters(a)["held"] == held
+        assert "could not be sent" not in a.log
 
 
 @pytest.mark.parametrize("how", ["run", "adopt"])

@@ -31,6 +31,17 @@ def resent(*frames: bytes, generation: int = 1) -> list[Action]:
 # Held datagrams.
 
 
+def test_what_an_earlier_process_held_is_given_up_but_not_what_this_one_holds(flows: Flows) -> None:
+    flows.on_event(OPENED)
+    opening = entry(state=State.SYN_SENT, held=5, resent=1)
+    assert flows.disown(KEY, opening) == [Command(KEY, Operation.RELEASE, opening.generation, 3)]
+    assert flows.disown(KEY, dataclasses.replace(opening, held=2)) == []
+    assert flows.drained() == []
+    standing = dataclasses.replace(opening, state=State.ESTABLISHED)
+    assert len(flows.disown(KEY, standing)) == 1
+    assert flows.drained() == [Command(KEY, Operation.DRAINED, 1)]
+
+
 def test_held_datagrams_are_sent_in_order_once_it_is_established(flows: Flows) -> None:
     assert flows.on_event(OPENED) == []
     assert flows.on_event(held_event(b"second")) == []
