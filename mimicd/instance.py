@@ -217,12 +217,14 @@ class Instance:
 
     async def stop(self) -> None:
         """RST to every peer, then everything is detached."""
-        async for entries in self._entries(at_once=_LOOKS_AT_ONCE):
-            for command in stop_commands(entries):
-                self._outlet.act(command, entries[command.key])
-        self._trace.switch(False)
-        self._close()
-        await self.plane.detach()
+        try:
+            async for entries in self._entries(at_once=_LOOKS_AT_ONCE):
+                for command in stop_commands(entries):
+                    self._outlet.act(command, entries[command.key])
+        finally:
+            self._trace.switch(False)
+            self._close()
+            await self.plane.detach()
 
     def leave(self) -> None:
         """Close what is this process's; what is pinned goes on."""

@@ -58,14 +58,15 @@ class Records:
     def forget(self, key: str) -> None:
         """It is served no more."""
         state.remove(self.folder, key)
-        self._release(key)
+        self.release(key)
 
     def release_all(self) -> None:
         """Leave what is written to the next process."""
         for key in list(self._claims):
-            self._release(key)
+            self.release(key)
 
-    def _release(self, key: str) -> None:
+    def release(self, key: str) -> None:
+        """Leave one of them."""
         ours = self._claims.pop(key, None)
         if ours is not None:
             ours.release()

@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 2.0
 """How often that is looked at of which the kernel tells nobody."""
+_SETTLE_S = 5.0
+"""Less than a service manager waits for the end of a service."""
 
 
 class Supervisor:
@@ -72,6 +74,7 @@ class Supervisor:
         self._to_follow: set[Instance] = set()
         self._to_come_back: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ends = False
 
     async def open(self, only: str = "") -> None:
         """Find out where pins live, and take over what an earlier daemon left attached.
@@ -97,6 +100,7 @@ class Supervisor:
 
     async def stop_all(self) -> None:
         """Stop every interface, also when one of them fails."""
+        await self._settle()
         for name in [*self._instances, *self._waiting]:
             try:
                 await self.stop(name)
@@ -106,6 +110,7 @@ class Supervisor:
 
     async def leave_all(self) -> None:
         """Leave everything attached for the next daemon."""
+        await self._settle()
         for instance in self._instances.values():
             await self._followers.pop(instance).close(restore=False)
             instance.leave()
@@ -113,6 +118,15 @@ class Supervisor:
         self._instances.clear()
         self._waiting.clear()
         await self._close()
+
+    async def _settle(self) -> None:
+        """What has begun comes to its end, if that takes no longer; nothing new begins."""
+        self._ends = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_S):
+                for lock in list(self._busy.values()):
+                    async with lock:
+                        pass
 
     async def _close(self) -> None:
         for task in self._tasks:
@@ -136,6 +150,7 @@ class Supervisor:
                 f"`mimicd run {interface}` serves another one, mimicd without `run` all of them",
             )
         async with self._lock(interface):
+            self._check_goes_on()
             if interface in self._instances:
                 raise AlreadyRunningError(
                     f"{interface} is running already",
@@ -159,6 +174,7 @@ class Supervisor:
     async def reload(self, interface: str, options: Options) -> None:
         """Apply the difference between the running configuration and `options`."""
         async with self._lock(interface):
+            self._check_goes_on()
             config = build_config(options)
             waiting = self._waiting.get(interface)
             if waiting is not None:
@@ -169,8 +185,11 @@ class Supervisor:
             follower = self._followers[instance]
             try:
                 book = instance.book.renumbered(await follower.prepare(config))
-                await instance.reload(config, book)
                 await self._cover(instance.link, config, follower)
+                await instance.reload(config, book)
+            except BaseException:
+                await self._guard_again(instance)
+                raise
             finally:
                 follower.settle()
             self._save(instance)
@@ -263,6 +282,10 @@ class Supervisor:
     def _name_of(self, instance: Instance) -> str:
         """As which it is served, "" if it no longer is; its link may have another name by now."""
         return next((name for name, one in self._instances.items() if one is instance), "")
+
+    def _check_goes_on(self) -> None:
+        if self._ends:
+            raise FailedError("mimicd is about to end", "ask again once it is back")
 
     def _running(self, interface: str) -> Instance:
         instance = self._instances.get(interface)
@@ -378,14 +401,22 @@ class Supervisor:
         name, key = self._name_of(instance), str(instance.link.ifindex)
         del self._instances[name]
         self._save(instance, Phase.STOPPING)
+        follower = self._followers.pop(instance)
         try:
-            follower = self._followers.pop(instance)
             await follower.close(restore=True)
             await self._uncover(instance.link, instance.config, follower.known.tunnels)
-            await instance.stop()
         finally:
-            self._records.forget(key)
+            await self._detach(instance, key)
             self._removed(name, instance.config)
+
+    async def _detach(self, instance: Instance, key: str) -> None:
+        """Cut short, its record stays, and the next process clears away what is left."""
+        try:
+            await instance.stop()
+        except BaseException:
+            self._records.release(key)
+            raise
+        self._records.forget(key)
 
     def _removed(self, name: str, config: InterfaceConfig) -> None:
         self._holders.pop(name, None)
@@ -421,7 +452,6 @@ class Supervisor:
             self._records.claim(saved.name, saved.key)
         except AlreadyRunningError:
             return
-        self._holders[saved.name] = saved.holder
         if saved.phase is Phase.RUNNING:
             instance = await adopt(
                 self._net, self._root, saved, self._tell.log, self._tell.connection
@@ -457,6 +487,7 @@ class Supervisor:
             log.error("%s: this mimicd does not know how it was run: %s", saved.name, error)
             self._records.forget(saved.key)
             return
+        self._holders[saved.name] = saved.holder
         self._wait_for(saved.name, config, saved.started_at, _known_of(saved, config))
         await self._come_back(saved.name)
 
@@ -511,6 +542,8 @@ class Supervisor:
 
     def _on_change(self) -> None:
         """Links, addresses or filters changed: look at all that we serve."""
+        if self._ends:
+            return
         for instance in self._instances.values():
             if instance not in self._to_follow:
                 self._to_follow.add(instance)
@@ -566,11 +599,13 @@ class Supervisor:
             if follower is None:
                 return
             await self._guard_again(instance)
-            book = instance.book.renumbered(follower.filters(instance.config))
-            if book != instance.book:
-                await instance.reload(instance.config, book)
-                self._tell.added(instance.view())
-            self._save(instance)
+            try:
+                book = instance.book.renumbered(follower.filters(instance.config))
+                if book != instance.book:
+                    await instance.reload(instance.config, book)
+                    self._tell.added(instance.view())
+            finally:
+                self._save(instance)  # also the MTU of a tunnel
 
     async def _guard_again(self, instance: Instance) -> None:
         """What its guard is to know has changed, or is not known to this process."""
@@ -608,9 +643,8 @@ class Supervisor:
         self._strict.forget(instance.link.ifindex)
         try:
             await follower.close(restore=True)
-            await instance.stop()
         finally:
-            self._records.forget(key)
+            await self._detach(instance, key)
             self._tell.added(self._waiting[name].view())
 
     def _rename(self, instance: Instance, before: str) -> None:

@@ -51,13 +51,18 @@ class TunnelMtus:
                 f" `ip link set {link.name} mtu {wanted}`, or --set-mtu",
             )
             return False
+        known = self._changed.get(link.name)
+        original = before if ifindex == link.ifindex and before else link.mtu_bytes
+        # first of all: who is cancelled meanwhile has set it all the same
+        self._changed[link.name] = (link.ifindex, original, wanted)
         try:
             await self._net.set_mtu(link.ifindex, wanted)
         except MimicError as error:
+            del self._changed[link.name]
+            if known is not None:
+                self._changed[link.name] = known
             self._tell_once(link.name, str(error))
             return False
-        original = before if ifindex == link.ifindex and before else link.mtu_bytes
-        self._changed[link.name] = (link.ifindex, original, wanted)
         self._log(INFO, f"the MTU of {link.name} is {wanted} now, it was {link.mtu_bytes}")
         if wanted < _IPV6_LEAST_BYTES:
             self._log(WARNING, f"IPv6 needs {_IPV6_LEAST_BYTES}, so {link.name} has no IPv6 now")

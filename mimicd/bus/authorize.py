@@ -20,6 +20,9 @@ _ANSWER_TIMEOUT_S = 15.0
 _INTERACTIVE_TIMEOUT_S = 180.0
 """How long a person may take to enter a password."""
 
+QUESTIONS = 32
+"""To polkit at once: whoever lets his own go unanswered leaves calls in progress for others."""
+
 _POLKIT_ABSENT = (names.SERVICE_UNKNOWN, names.NAME_HAS_NO_OWNER)
 
 
@@ -32,6 +35,7 @@ class Authorizer:
         if not names.is_system_bus(connection.address):
             allowed.add(os.getuid())
         self._allowed_uids = frozenset(allowed)
+        self._questions = 0
 
     async def check(self, sender: str, interactive: bool) -> None:
         """Return if `sender` (a unique name) may change something, else NotAuthorizedError.
@@ -42,8 +46,17 @@ class Authorizer:
             (uid,) = await self._connection.ask_driver("GetConnectionUnixUser", "s", [sender])
         except (ReplyError, BusError) as exc:
             raise NotAuthorizedError(f"the user of the caller is not known: {exc}") from exc
-        if uid not in self._allowed_uids:
+        if uid in self._allowed_uids:
+            return
+        if self._questions >= QUESTIONS:
+            raise NotAuthorizedError(
+                f"polkit is asked for {QUESTIONS} calls already", "try again later, or use sudo"
+            )
+        self._questions += 1
+        try:
             await self._ask_polkit(sender, uid, interactive)
+        finally:
+            self._questions -= 1
 
     async def _ask_polkit(self, sender: str, uid: int, interactive: bool) -> None:
         subject = ["system-bus-name", {"name": Variant("s", sender)}]

@@ -75,6 +75,8 @@ class Bindings:
         self._waiting: dict[str, asyncio.TimerHandle | None] = dict.fromkeys(bound)
         """Interfaces whose caller may come back, and when that time is up (bus away: None)."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stops: set[asyncio.Future[None]] = set()
+        """What has begun to stop comes to its end, whatever becomes of this."""
 
     @property
     def interfaces(self) -> tuple[str, ...]:
@@ -226,7 +228,10 @@ class Bindings:
             return  # somebody holds it who did not come by this bus
         log.info("%s: stopping, %s", interface, reason)
         try:
-            await self._stop(interface)
+            stop = asyncio.ensure_future(self._stop(interface))
+            self._stops.add(stop)
+            stop.add_done_callback(self._stops.discard)
+            await asyncio.shield(stop)
         except NotRunningError:
             pass  # somebody else was faster
         except MimicError as exc:

@@ -39,6 +39,8 @@ T = TypeVar("T")
 Change = Callable[[str, Options], Coroutine[Any, Any, None]]
 
 _FLUSH_TIMEOUT_S = 0.5
+_LISTS = 64
+"""Asked for at once; the other calls that may be in progress are left for changes."""
 
 _SLICE = 200
 """Connections encoded before the event loop gets a turn: about 5 ms."""
@@ -58,6 +60,7 @@ class BusService:
         self._address = address
         self._bindings = bindings
         self._changes: set[asyncio.Task[Any]] = set()
+        self._lists = 0
         self._listing = asyncio.Lock()
         self._listing_for: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -232,10 +235,16 @@ class BusService:
 
         Whoever asks many times waits for his own lists, others only for one of them.
         """
-        own = self._listing_for.setdefault(sender, asyncio.Lock())
-        async with own, self._listing:
-            await self._connection.drain()
-            yield
+        if self._lists >= _LISTS:
+            raise ReplyError(names.LIMITS_EXCEEDED, f"{_LISTS} lists are asked for already")
+        self._lists += 1
+        try:
+            own = self._listing_for.setdefault(sender, asyncio.Lock())
+            async with own, self._listing:
+                await self._connection.drain()
+                yield
+        finally:
+            self._lists -= 1
 
     async def _change(
         self, call: Call, bind: bool, work: Change, interface: str, texts: Options

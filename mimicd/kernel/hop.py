@@ -24,9 +24,12 @@ def hop_names(interface: str) -> tuple[str, str]:
 
 async def make_hop(net: Netlink, interface: str, ifindex: int) -> tuple[int, int]:
     """Both ends' ifindex; an old pair of ours is replaced. Raises OSError or AttachError."""
-    near, far = hop_names(interface)
     alias = _ALIAS.format(ifindex)
-    await net.remove_link_with_alias(near, alias)
+    await net.remove_links_with_alias(alias)
+    near, far = hop_names(interface)
+    if {near, far} & set(await net.names()):
+        # of two long names that begin alike, or that an interface had before
+        near, far = hop_names(f"m{ifindex}")
     ends = await net.make_veth(near, far, MTU_BYTES, alias)
     try:
         ethtool.switch_cutting_off(near)

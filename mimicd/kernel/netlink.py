@@ -205,16 +205,6 @@ class Netlink:
 
         await self._run(remove)
 
-    async def remove_link_with_alias(self, name: str, alias: str) -> None:
-        """Remove a link that we named so, and no other."""
-
-        def remove() -> None:
-            for index in self._ipr.link_lookup(ifname=name):
-                if self._ipr.get_links(index)[0].get_attr("IFLA_IFALIAS") == alias:
-                    self._ipr.link("del", index=index)
-
-        await self._run(remove)
-
     async def remove_links_with_alias(self, alias: str) -> None:
         """Remove every link that bears this alias, whatever it is called by now."""
 

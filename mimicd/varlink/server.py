@@ -187,11 +187,13 @@ def _listen(path: Path, mode: int, group: int | None) -> socket.socket:
     if path.exists() and stat.S_ISSOCK(path.lstat().st_mode):
         path.unlink()
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    bound = False
     try:
         # Nobody may connect before mode and group are as they should be: what the socket has
         # is what its file gets (net/unix/af_unix.c).
         os.fchmod(listening.fileno(), 0o600)
         listening.bind(str(path))
+        bound = True
         if group is not None:
             os.chown(path, -1, group)
         path.chmod(mode)
@@ -199,5 +201,7 @@ def _listen(path: Path, mode: int, group: int | None) -> socket.socket:
         listening.setblocking(False)
     except OSError:
         listening.close()
+        if bound:
+            path.unlink(missing_ok=True)
         raise
     return listening

@@ -28,7 +28,7 @@ def established(plane: Plane, version: int = 4) -> Talk:
 
 def assert_refused(conversation: Talk, operation: Operation, **arguments: int) -> None:
     before = conversation.plane.entry(conversation.key)
-    assert conversation.command(operation, **arguments).result == Departure.DROPPED
+    assert conversation.command(operation, **arguments).result == Departure.TAKEN
     assert conversation.plane.counted() == {"drop-stale-command": 1}
     assert conversation.plane.entry(conversation.key) == before
     assert conversation.plane.events() == []
@@ -137,7 +137,7 @@ def test_an_unknown_command_is_refused(plane: Plane, number: int) -> None:
         number.to_bytes(4, "little") + abi.encode_command(Operation.SYN, before.generation)[4:]
     )
     frame = command_frame(link_header(4), conversation.key, payload)
-    assert plane.egress(frame, COMMAND_MARK).result == Departure.DROPPED
+    assert plane.egress(frame, COMMAND_MARK).result == Departure.TAKEN
     assert plane.counted() == {"drop-stale-command": 1}
     assert conversation.entry == before
 
@@ -147,7 +147,7 @@ def test_a_cut_command_is_refused(plane: Plane) -> None:
     payload = abi.encode_command(Operation.RESET, conversation.entry.generation, 4)
     for size in range(12):
         frame = command_frame(link_header(4), conversation.key, payload[:size])
-        assert plane.egress(frame, COMMAND_MARK).result == Departure.DROPPED
+        assert plane.egress(frame, COMMAND_MARK).result == Departure.TAKEN
     assert plane.counted() == {"drop-stale-command": 12}
     assert conversation.state() is State.ESTABLISHED
 

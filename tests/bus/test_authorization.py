@@ -185,6 +185,27 @@ def test_while_polkit_thinks_others_are_served(bus: PrivateBus) -> None:
 
 
 @pytest.mark.root
+def test_who_lets_polkit_wait_keeps_nobody_else_from_a_change(
+    bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mimicd.bus.authorize.QUESTIONS", 1)
+
+    async def scene() -> None:
+        polkit = Polkit(silent=True)
+        async with polkit.on(bus), serving(bus), Caller.on(bus) as root:
+            waiting = asyncio.ensure_future(run_as_nobody(bus))
+            await until(lambda: polkit.questions, "polkit is asked")
+            name, text, _, _ = await run_as_nobody(bus)
+            assert name == "org.mimicd1.Error.NotAuthorized"
+            assert "polkit is asked for 1 calls already" in text
+            await root.result("Run", "sa{sv}", ["eth1", OPTIONS])
+            waiting.cancel()
+            await asyncio.wait((waiting,))
+
+    run(scene())
+
+
+@pytest.mark.root
 def test_root_is_allowed_without_polkit_being_asked(bus: PrivateBus) -> None:
     async def scene() -> None:
         polkit = Polkit(allowed=False)

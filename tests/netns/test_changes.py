@@ -127,6 +127,27 @@ def test_an_interface_that_went_while_no_daemon_ran_is_waited_for(host: Host) ->
         assert attachments(host).links == before.links
 
 
+def test_interfaces_whose_names_begin_alike_have_a_hop_each(host: Host) -> None:
+    names = ("enp0s31f6.100", "enp0s31f6.200")
+    for number, name in enumerate(names):
+        ip(host, "link", "add", name, "type", "veth", "peer", "name", f"far{number}")
+        ip(host, "link", "set", name, "up")
+    before = attachments(host)
+    with Daemon(host) as daemon:
+        for name in names:
+            daemon.ctl("run", "--detach", *FILTER, name, check=True)
+        assert "no hop" not in daemon.log
+        number = host.namespace.call(lambda: socket.if_nametoindex(names[1]))
+        hops = {"enp0s31f6.-hop0", "enp0s31f6.-hop1", f"m{number}-hop0", f"m{number}-hop1"}
+        assert set(attachments(host).links) == {*before.links, *hops}
+        daemon.kill()
+        daemon.start()
+        daemon.await_ready()
+        for name in names:
+            daemon.ctl("stop", name, check=True)
+    assert attachments(host) == before
+
+
 def test_mimicd_run_waits_for_its_interface_too(host: Host) -> None:
     make_pair(host)
     with Foreground(host, "run", *FILTER, "wan0") as program:

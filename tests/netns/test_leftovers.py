@@ -114,13 +114,16 @@ def test_a_signal_leaves_nothing_behind(host: Host, mode: str, number: signal.Si
 
 
 def test_a_stop_leaves_links_of_the_user_that_have_our_names(host: Host) -> None:
-    """The hop is a veth pair beside the interface, found by its alias and not by its name."""
+    """The hop is a veth pair beside the interface, found by its alias and not by its name, and
+    called after the interface's number where that name is taken."""
     near = f"{host.interface}-hop0"
     host.namespace.run("ip", "link", "add", near, "type", "veth", "peer", "name", "theirs")
     before = attachments(host)
     with Foreground(host, "run", *FILTER, host.interface) as program:
         program.await_words("attached")
-        assert "superpackets will be dropped" in program.log
+        number = host.namespace.call(lambda: socket.if_nametoindex(host.interface))
+        ours = {f"m{number}-hop0", f"m{number}-hop1"}
+        assert set(attachments(host).links) == {*before.links, *ours}
     assert attachments(host) == before
 
 

@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.rig.attachments import Attachments, attachments
 from tests.rig.bpffs import system_bpffs
 from tests.rig.capture import Capture
 from tests.rig.daemon import Daemon, Foreground, command_path
+from tests.rig.namespace import wait_until
 from tests.rig.network import Host, Network
 from tests.rig.traffic import bulk, exchange, flow
 
@@ -90,6 +92,43 @@ def test_a_stop_signal_resets_the_peers_and_leaves_nothing(
         assert "Traceback" not in a.log
         assert attachments(net.a) == before
         assert net.router.firewall.invalid() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_what_has_begun_to_stop_is_stopped_although_the_daemon_ends(
+    direct_network: Network, number: signal.Signals
+) -> None:
+    host = direct_network.a
+    before = attachments(host)
+    with Daemon(host) as daemon:
+        caller = host.namespace.start(
+            *(command_path("mimicctl"), "--address", daemon.bus.address, "run"),
+            *("-f", "remote=192.0.2.9:5000", "eth0"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        daemon.await_words("attached (")
+        caller.kill()
+        wait_until(lambda: "stopping" in phases(daemon), WITHIN_S, "a stop begins", every_s=0.001)
+        daemon.signal(number)
+        assert daemon.wait() == 0
+        caller.wait()
+        assert attachments(host) == before
+        assert phases(daemon) == []
+        assert "Traceback" not in daemon.log
+
+
+def records(daemon: Daemon) -> list[dict[str, Any]]:
+    """What is written down for a later process."""
+    texts = []
+    for path in daemon.runtime.rglob("*.json"):
+        with suppress(FileNotFoundError):
+            texts.append(path.read_text())
+    return [json.loads(text) for text in texts]
+
+
+def phases(daemon: Daemon) -> list[str]:
+    return [record["phase"] for record in records(daemon)]
 
 
 # --- it dies or hands over, and the next one takes over ---
@@ -213,6 +252,22 @@ def test_mimicd_run_takes_over_and_applies_its_own_filters(routed_network: Netwo
             assert all(one.clean for one in exchange(a, b, [100] * 100))
             assert next_one.terminate() == 0
         assert not attachments(net.a).filters
+
+
+def test_who_held_what_was_being_stopped_holds_nothing_later(direct_network: Network) -> None:
+    host = direct_network.a
+    run = ("run", "--detach", "-f", "remote=192.0.2.9:5000", "eth0")
+    with Daemon(host) as daemon:
+        daemon.ctl(*run, check=True)
+        daemon.kill()
+        (path,) = daemon.runtime.rglob("*.json")
+        left = json.loads(path.read_text()) | {"phase": "stopping", "holder": "dbus x :1.99"}
+        path.write_text(json.dumps(left))
+        daemon.start()
+        daemon.await_ready()
+        daemon.await_words("died while it was stopping")
+        daemon.ctl(*run, check=True)
+        assert [(one["phase"], one["holder"]) for one in records(daemon)] == [("running", "")]
 
 
 def test_what_is_pinned_but_not_known_any_more_is_replaced(direct_network: Network) -> None:

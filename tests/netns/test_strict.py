@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Strict filters: plain UDP of their flows neither leaves nor comes in, in bad times too."""
 
+import json
 import socket
 
 import pytest
@@ -48,6 +49,20 @@ def test_where_it_cannot_be_attached_only_what_is_not_strict_leaves(
     guard(net.a, "--off")
     assert crossing(net) == [PORT, OTHER_PORT, ALWAYS_PORT]
     assert attachments(net.a) == before
+
+
+def test_a_reload_that_cannot_be_guarded_changes_nothing(direct_network: Network) -> None:
+    """Links at TC do without a clsact qdisc, which the guard needs."""
+    net = direct_network
+    net.a.namespace.run("tc", "qdisc", "add", "dev", "eth0", "ingress")
+    with Daemon(net.a) as daemon:
+        daemon.ctl("run", "--detach", "-f", f"remote=192.0.2.9:{PORT}", "eth0", check=True)
+        before = attachments(net.a)
+        answer = daemon.ctl("reload", "-f", f"remote=192.0.2.9:{PORT},strict=true", "eth0")
+        assert answer.exit_code == 1
+        (view,) = json.loads(daemon.ctl("list", "--json", check=True).stdout)
+        assert view["filters"] == [f"remote=192.0.2.9:{PORT}"]
+        assert attachments(net.a) == before
 
 
 def test_before_a_name_is_known_and_while_the_interface_is_down(direct_network: Network) -> None:
