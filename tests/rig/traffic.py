@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from tests.rig.datagrams import Stream, Verdict, seeded_sizes
 from tests.rig.namespace import Namespace
@@ -25,6 +26,10 @@ SOCKET_BUFFER_BYTES = 8 << 20
 MAX_DATAGRAM_BYTES = 65535
 DEFAULT_WINDOW = 64
 BATCH_DATAGRAMS = 256
+_MANY_PORTS = 10_000  # of some 28,000 that the kernel chooses from
+
+_taken: WeakKeyDictionary[Namespace, set[tuple[int, int]]] = WeakKeyDictionary()
+"""Family and port of every endpoint that there was."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +58,31 @@ class Endpoint:
 def endpoint(
     host: Host, family: int = 4, port: int = 0, no_checksum: bool = False
 ) -> Iterator[Endpoint]:
-    """An open UDP socket bound to the host's own address; port 0 takes any free one.
+    """An open UDP socket bound to the host's own address; port 0 takes one that was never taken:
+    what an earlier flow of the same ports left behind is no cold connection.
 
     `no_checksum` sends a UDP checksum of 0 (SO_NO_CHECK; for IPv6 RFC 6936).
     """
-    with open_udp(host.namespace, family) as udp:
+    with _bound(host, family, port) as udp:
         if no_checksum:
             _send_without_checksum(udp, family)
-        udp.bind((host.address(family), port))
         yield Endpoint(host, family, udp)
+
+
+def _bound(host: Host, family: int, port: int) -> socket.socket:
+    taken = _taken.setdefault(host.namespace, set())
+    while True:
+        udp = open_udp(host.namespace, family)
+        try:
+            udp.bind((host.address(family), port))
+        except OSError:
+            udp.close()
+            raise
+        found = (family, udp.getsockname()[1])
+        if port or found not in taken or len(taken) > _MANY_PORTS:
+            taken.add(found)
+            return udp
+        udp.close()
 
 
 @contextlib.contextmanager
