@@ -24,12 +24,11 @@ _DROPPED = COUNTERS.index("drop-plain")
 class _Guard:
     filters: tuple[Filter, ...]
     link_type: str
-    counters: Map | None
-    """None: there are no filters, and nothing is attached."""
+    counters: Map
 
 
 class StrictGuards:
-    """By ifindex. Guards stay on their interfaces when this is closed."""
+    """By ifindex, where there are filters. Guards stay on their interfaces when this is closed."""
 
     def __init__(self, net: Netlink) -> None:
         self._net = net
@@ -43,11 +42,11 @@ class StrictGuards:
         wanted, before = tuple(filters), self._guards.get(link.ifindex)
         if before is not None and (before.filters, before.link_type) == (wanted, link_type):
             return
-        counters: Map | None = None
-        if wanted:
-            counters = await attach_guard(self._net, link, wanted, link_type, STRICT_PRIORITY)
-        else:
+        if not wanted:
             await self._net.remove_filter(link.ifindex, EGRESS_PARENT, STRICT_PRIORITY)
+            self.forget(link.ifindex)
+            return
+        counters = await attach_guard(self._net, link, wanted, link_type, STRICT_PRIORITY)
         self.forget(link.ifindex)
         self._guards[link.ifindex] = _Guard(wanted, link_type, counters)
 
@@ -58,12 +57,12 @@ class StrictGuards:
     def dropped(self, ifindex: int) -> int:
         """How many datagrams the guard has dropped since this process put it on."""
         guard = self._guards.get(ifindex)
-        return guard.counters.summed(_DROPPED) if guard and guard.counters else 0
+        return guard.counters.summed(_DROPPED) if guard else 0
 
     async def repair(self, link: Link) -> bool:
         """Whether it had to be put back. Raises MissingDependencyError or AttachError."""
         guard = self._guards.get(link.ifindex)
-        if guard is None or not guard.filters:
+        if guard is None:
             return False
         if await self.is_on(link):
             return False
@@ -74,7 +73,7 @@ class StrictGuards:
     def forget(self, ifindex: int) -> None:
         """The interface is gone, or what is on it is to be looked at anew."""
         guard = self._guards.pop(ifindex, None)
-        if guard is not None and guard.counters is not None:
+        if guard is not None:
             os.close(guard.counters.fd)
 
     def close(self) -> None:

@@ -247,7 +247,6 @@ def test_a_slow_loris_is_ended_though_it_never_pauses_long(rig: Rig) -> None:
 
 @pytest.mark.parametrize("garbage", [os.urandom(300), b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01"])
 def test_garbage_on_a_tls_port_is_one_line_in_the_log(rig: Rig, garbage: bytes) -> None:
-    server = Server.__new__(Server)
     echo, port = EchoService(rig), free_port()
     process = rig.server(f"127.0.0.1:{port}", f"127.0.0.1:{echo.port}", TLS_SERVER)
     entry = free_port()
@@ -257,12 +256,12 @@ def test_garbage_on_a_tls_port_is_one_line_in_the_log(rig: Rig, garbage: bytes) 
     assert bystander.recv(1) == b"a"
     sock = rig.connect(port)
     sock.sendall(garbage)
-    sock.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(OSError):  # it may have hung up by now
+        sock.shutdown(socket.SHUT_WR)
     process.wait_for_line("connection 2 from")
     assert len(process.lines) == 2, process.log
     bystander.sendall(b"b")
     assert bystander.recv(1) == b"b"
-    del server
 
 
 def test_a_tls_stream_that_is_cut_off_resets_the_service(rig: Rig) -> None:
