@@ -50,7 +50,7 @@ def fill(pin: Path, count: int) -> None:
     local, remote = ip_address("192.0.2.1"), ip_address("192.0.2.9")
     entry = abi._CONN.pack(
         *(1, *[1] * 9, *[1000] * 4, *[7] * 10, *[0, 3, 0, 0, 0, 1]),
-        *(State.ESTABLISHED, Role.INITIATOR, 7, 0, 0, 0, 1460, b"", 0, 0),
+        *(State.ESTABLISHED, Role.INITIATOR, 7, 0, 0, 0, 0, b"", 1460, 0),
     )
     for number in range(count):
         conns.update(abi.encode_flow(local, 1 + number, remote, 5000), entry)
