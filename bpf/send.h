@@ -277,7 +277,7 @@ static __always_inline void conn_command(struct conn *c, struct send_verdict *v,
 	} else if (cmd->operation == COMMAND_RELEASE) {
 		u32 held = c->held - c->resent, lost = cmd->argument < held ? cmd->argument : held;
 
-		/* a frame that the device refused has been counted by now: not twice */
+		/* user space counts from an earlier look: no more than are held now */
 		c->resent += lost;
 		c->drops[CONN_DROP_LOST] += lost;
 		v->counter = DROP_LOST_HELD;

@@ -413,7 +413,7 @@ class Instance:
                 if raw is not None:
                     for action in self._flows.disown(key, abi.decode_conn(raw)):
                         self._outlet.act(action)
-        self._on_events([])
+        self._on_events([])  # no event, but what was waited for may have been all
 
     # --- looking ---
 
