@@ -12,7 +12,7 @@
 #ifndef MIMICD_ABI_H
 #define MIMICD_ABI_H
 
-#define ABI_VERSION 4
+#define ABI_VERSION 5
 
 #define MAX_CONNECTIONS 65536
 #define MAX_RULES 32768
@@ -125,37 +125,39 @@ enum conn_drop {
 #define L2_MAX 24
 
 struct conn {
+	/* What nearly every segment reads or writes stands together: a few lines of the cache. */
 	struct bpf_spin_lock lock;
 	__u32 rule;
-	__u64 state_since_ns;
-	__u64 reset_ns;        /* when it last became idle; 0: never */
-	__u64 last_rx_ns;      /* any segment */
-	__u64 last_active_ns;  /* any segment but keepalives and their answers */
-	__u64 last_tx_ns;
-	__u64 last_probe_ns;
-	__u64 drain_until_ns;
-	__u64 syn_answered_ns; /* a SYN met this entry and was answered statelessly */
-	__u64 hop_at_ns;       /* when a superpacket last took the hop; read and written unlocked */
-	__u64 tx_packets, tx_bytes; /* datagrams and their payload */
-	__u64 rx_packets, rx_bytes;
+	__u8 state, role, peer_wscale;
+	__u8 cooldown_step; /* 0: none, else 5 s << (step - 1) */
+	__u16 flags;
+	__u8 last_reset;    /* enum reason */
+	__u8 l2_len;
+	__u32 generation;  /* counts handshakes, so that late commands hit nothing */
 	__u32 seq;         /* next to send (SND.NXT) */
 	__u32 ack;         /* next expected (RCV.NXT) */
 	__u32 window;      /* bytes that we still let the peer send */
 	__u32 peer_window; /* bytes that the peer still lets us send */
+	__u32 stray_next;  /* where the latest segment outside the window ended */
+	__u64 last_tx_ns;
+	__u64 last_probe_ns;
+	__u64 hop_at_ns;       /* when a superpacket last took the hop; read and written unlocked */
+	__u64 tx_packets, tx_bytes; /* datagrams and their payload */
+	__u64 last_rx_ns;      /* any segment */
+	__u64 last_active_ns;  /* any segment but keepalives and their answers */
+	__u64 syn_answered_ns; /* a SYN met this entry and was answered statelessly */
+	__u64 rx_packets, rx_bytes;
+	/* The rest is for handshakes, for what is held, and for user space. */
+	__u64 state_since_ns;
+	__u64 reset_ns;        /* when it last became idle; 0: never */
+	__u64 drain_until_ns;
 	__u32 isn, peer_isn;
 	__u32 probe_seq;
-	__u32 generation;  /* counts handshakes, so that late commands hit nothing */
 	__u32 held, resent;
 	__u32 drops[CONN_DROPS];
-	__u8 state, role, peer_wscale;
-	__u8 cooldown_step; /* 0: none, else 5 s << (step - 1) */
-	__u8 last_reset;    /* enum reason */
-	__u8 l2_len;
-	__u16 flags;
-	__u8 l2[L2_MAX];    /* link header of a frame to the peer */
 	__u16 peer_mss;
 	__u16 reserved;
-	__u32 stray_next;   /* where the latest segment outside the window ended */
+	__u8 l2[L2_MAX];    /* link header of a frame to the peer */
 };
 
 /* A SYN that was answered: a hint, never needed for correctness, lost at will. */
@@ -175,6 +177,7 @@ enum config_flag {
 };
 
 struct config {
+	__u64 cookie_key[2];
 	__u32 ifindex;
 	__u32 hop_ifindex; /* 0: superpackets are dropped */
 	__u32 mtu;
@@ -183,7 +186,8 @@ struct config {
 	__u32 command_mark; /* skb mark of command frames */
 	__u32 deliver_mark; /* skb mark of a datagram between two passes of TC ingress */
 	__u32 reserved;
-	__u64 cookie_key[2];
+	__u64 tick_jiffies; /* when tick_ns was read */
+	__u64 tick_ns;
 	__u64 rst_at_ns;    /* when a stray segment was last answered by RST */
 };
 

@@ -112,6 +112,12 @@ static __always_inline int become_data_whole(struct __sk_buff *skb, const struct
 	barrier_var(length);
 	if (bpf_skb_store_bytes(skb, p->l4, b->segment, helper_length(length), 0))
 		return -1;
+	/*
+	 * A sum that was formed from this memory need not be verified where that goes no further
+	 * (veth), as none is of plain UDP. To a device CHECKSUM_UNNECESSARY means what
+	 * CHECKSUM_NONE does (linux/skbuff.h).
+	 */
+	bpf_csum_level(skb, BPF_CSUM_LEVEL_INC);
 	return ip_update(skb, p, total);
 }
 

@@ -76,12 +76,12 @@ static __always_inline void link_header_save(struct __sk_buff *skb, const struct
  * checksum of an inner packet finished; this program runs there too.
  */
 static __always_inline int hop(struct __sk_buff *skb, const struct config *cfg,
-			       const struct packet *p, struct conn *c, u64 now)
+			       const struct packet *p, struct conn *c)
 {
 	if (!cfg->hop_ifindex || skb->ifindex != cfg->ifindex)
 		return drop(DROP_SUPERPACKET);
 	if (c)
-		c->hop_at_ns = now;
+		c->hop_at_ns = bpf_ktime_get_boot_ns();
 	return into_hop(skb, cfg, p);
 }
 
@@ -129,7 +129,7 @@ static __always_inline int apply_send(struct __sk_buff *skb, const struct config
 		if (become_data(skb, p, o, v, n, b))
 			return drop(DROP_REWRITE);
 		count(COUNT_TX_DATA);
-		trace(cfg, flow, now, EVENT_SENT, TCP_ACK | TCP_PSH, v->seq, v->ack, n + v->padding);
+		trace(cfg, flow, EVENT_SENT, TCP_ACK | TCP_PSH, v->seq, v->ack, n + v->padding);
 		if (resent)
 			count(COUNT_RESENT);
 		if (v->action == SEND_DATA)
@@ -148,7 +148,7 @@ static __always_inline int apply_send(struct __sk_buff *skb, const struct config
 	if (v->action == SEND_HOLD_AND_OPEN && !may_still_open(flow, v, c, now))
 		return take_away();
 	count(kind);
-	trace(cfg, flow, now, EVENT_SENT, v->control.flags, v->control.seq, v->control.ack,
+	trace(cfg, flow, EVENT_SENT, v->control.flags, v->control.seq, v->control.ack,
 	      v->control.payload);
 	return transmit(skb, cfg);
 }
@@ -197,18 +197,18 @@ int mimic_egress(struct __sk_buff *skb)
 	/* From here on the packet is ours: what cannot be sent right is not sent at all. */
 	if (p->fragment)
 		return drop(DROP_FRAGMENT);
-	now = bpf_ktime_get_boot_ns();
+	now = c && c->state == ESTABLISHED ? clock_tick_ns(cfg) : bpf_ktime_get_boot_ns();
 	if (skb->gso_size)
-		return hop(skb, cfg, p, c, now);
+		return hop(skb, cfg, p, c);
 	length = bpf_ntohs(p->word[0]);
 	if (length < UDP_HEADER || length != p->l4_len || skb->len < p->l4 + length)
 		return drop(DROP_MALFORMED);
 	offload_read(skb, cfg, p, &o, b->options);
 	if (o.foreign)
-		return hop(skb, cfg, p, c, now);
+		return hop(skb, cfg, p, c);
 	/* What comes right behind a superpacket must not overtake it. */
-	if (c && skb->ifindex == cfg->ifindex && now - c->hop_at_ns < HOP_ORDER_NS)
-		return hop(skb, cfg, p, 0, now);
+	if (c && skb->ifindex == cfg->ifindex && elapsed_ns(now, c->hop_at_ns) < HOP_ORDER_NS)
+		return hop(skb, cfg, p, 0);
 	n = length - UDP_HEADER;
 	if (p->l4 - p->l3 + TCP_HEADER + padding_most(rule) + n > cfg->mtu)
 		return too_big(skb, p, &o, cfg, padding_most(rule), b);
@@ -223,6 +223,7 @@ int mimic_egress(struct __sk_buff *skb)
 
 		if (!c || n < sizeof(cmd) || bpf_skb_load_bytes(skb, p->l4 + UDP_HEADER, &cmd, sizeof(cmd)))
 			return give_up(DROP_STALE_COMMAND);
+		now = bpf_ktime_get_boot_ns(); /* what ends is told apart from what came just before */
 		bpf_spin_lock(&c->lock);
 		conn_command(c, v, rule, &cmd, now);
 		bpf_spin_unlock(&c->lock);

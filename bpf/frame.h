@@ -96,6 +96,12 @@ static __always_inline int frame_store(frame *f, __u32 at, void *from, __u32 len
 	return bpf_skb_store_bytes(f, at, from, length, BPF_F_RECOMPUTE_CSUM);
 }
 
+/* The same after words were written without a helper: by what their sum has changed. */
+static __always_inline void frame_csum_add(frame *f, __u64 difference)
+{
+	bpf_csum_update(f, csum_fold64(difference));
+}
+
 static __always_inline __u32 frame_size(frame *f)
 {
 	return f->len;
@@ -152,6 +158,10 @@ static __always_inline int frame_load(frame *f, __u32 at, void *to, __u32 length
 static __always_inline int frame_store(frame *f, __u32 at, void *from, __u32 length)
 {
 	return bpf_xdp_store_bytes(f, at, from, length);
+}
+
+static __always_inline void frame_csum_add(frame *f, __u64 difference)
+{
 }
 
 /* Of a frame in several buffers: the first one's. */

@@ -36,6 +36,21 @@ static __always_inline int control_is_intact(frame *f, const struct packet *p,
 	return csum_fold64(sum) == 0xffff;
 }
 
+/* By a helper only where the header is not in the first piece of the frame. */
+static __always_inline int tcp_header_load(frame *f, const struct packet *p, struct tcp_header *tcp)
+{
+	void *data = (void *)(long)f->data, *end = (void *)(long)f->data_end;
+	struct tcp_header *from;
+	u64 at = p->l4;
+
+	barrier_var(at);
+	from = data + (at & 0x1ff);
+	if ((void *)(from + 1) > end)
+		return frame_load(f, p->l4, tcp, sizeof(*tcp));
+	*tcp = *from;
+	return 0;
+}
+
 /* The frame becomes the answer, back along the way it came. */
 static __always_inline int reply(frame *f, const struct packet *p, const struct control *c,
 				 const struct config *cfg, u8 wscale, const u8 *l2)
@@ -116,6 +131,50 @@ static __always_inline int ip_restore(frame *f, const struct packet *p, u32 udp_
 	}
 }
 
+/*
+ * What restore_datagram() does, for most segments: neither options nor padding, at least 12
+ * bytes of datagram, and all of it in one piece (else NOT_SUPPORTED, and nothing is changed).
+ */
+static __always_inline int restore_in_place(frame *f, const struct packet *p,
+					    const struct tcp_header *tcp)
+{
+	void *data = (void *)(long)f->data, *end = (void *)(long)f->data_end;
+	u32 moved[3], udp_len = p->l4_len - TCP_HEADER + UDP_HEADER;
+	u64 at = p->l4, from = p->l4 + p->l4_len - sizeof(moved), sum, removed, moved_sum;
+	__be16 length = bpf_htons(udp_len);
+	u32 *words, *tail;
+	u16 check;
+
+	barrier_var(at);
+	at &= 0x1ff;
+	barrier_var(from);
+	from &= 0x7fff;
+	words = data + at;
+	tail = data + from;
+	if ((void *)(words + 5) > end || (void *)(tail + 3) > end)
+		return NOT_SUPPORTED;
+	moved[0] = tail[0];
+	moved[1] = tail[1];
+	moved[2] = tail[2];
+	moved_sum = csum_words(moved, 3);
+	removed = csum_words((u32 *)tcp + 1, 4);
+	/* addresses and ports are in both sums */
+	sum = (u16)~tcp->check + csum_without(csum_pseudo(removed, IPPROTO_TCP, p->l4_len) +
+					      (u16)~tcp->check);
+	if (p->l4_len & 1)
+		sum += csum_without(csum_swapped(moved_sum)) + moved_sum;
+	check = ~csum_fold64(csum_pseudo(sum, IPPROTO_UDP, udp_len) + length);
+	if (!check)
+		check = 0xffff;
+	((__be16 *)words)[2] = length;
+	((u16 *)words)[3] = check;
+	words[2] = moved[0];
+	words[3] = moved[1];
+	words[4] = moved[2];
+	frame_csum_add(f, moved_sum + length + check + csum_without(removed));
+	return 0;
+}
+
 /* The data segment becomes the datagram that it carries. A wrong checksum stays wrong. */
 static __always_inline int restore_datagram(frame *f, struct packet *p,
 					    const struct tcp_header *tcp, u32 padding,
@@ -130,6 +189,8 @@ static __always_inline int restore_datagram(frame *f, struct packet *p,
 	struct udphdr udp = {.source = p->source, .dest = p->dest};
 	u64 length, sum, moved_sum;
 
+	if (likely(!options && !padding && n >= rotated) && !restore_in_place(f, p, tcp))
+		goto trim;
 	/* the sum of the datagram is what the TCP checksum says, less all that is dropped */
 	sum = (u16)~tcp->check;
 	sum += csum_without(csum_pseudo(p->addresses, IPPROTO_TCP, p->l4_len) +
@@ -166,6 +227,7 @@ static __always_inline int restore_datagram(frame *f, struct packet *p,
 	barrier_var(length);
 	if (length < UDP_HEADER || length > sizeof(b->moved) || frame_store(f, p->l4, b->moved, length))
 		return -1;
+trim:
 	/* Of a frame in several buffers the tail is left: the IP layer trims it. */
 	if (!(cfg->flags & CONFIG_KEEP_TAIL) && frame_size(f) >= p->l4 + udp_len &&
 	    frame_trim(f, p->l4 + udp_len))
@@ -231,7 +293,7 @@ static __always_inline void link_header_turn(frame *f, const struct packet *p, u
 static __always_inline int rst_allowed(struct config *cfg, u64 now)
 {
 	/* Two CPUs may both find it allowed: that is one RST more in 10 ms. */
-	if (now - cfg->rst_at_ns < RST_INTERVAL_NS)
+	if (elapsed_ns(now, cfg->rst_at_ns) < RST_INTERVAL_NS)
 		return 0;
 	cfg->rst_at_ns = now;
 	return 1;
@@ -283,7 +345,7 @@ static __always_inline int apply_receive(frame *f, struct config *cfg,
 	if (v->control.flags && v->limited && !rst_allowed(cfg, now))
 		v->control.flags = 0;
 	if (v->control.flags)
-		trace(cfg, flow, now, EVENT_SENT, v->control.flags, v->control.seq, v->control.ack,
+		trace(cfg, flow, EVENT_SENT, v->control.flags, v->control.seq, v->control.ack,
 		      v->control.payload);
 	if (v->deliver) {
 		if (restore_datagram(f, p, tcp, v->padding, cfg, b))
@@ -375,7 +437,7 @@ static __always_inline int receive(frame *f)
 		return receive_dropped(DROP_RX_FRAGMENT);
 	if (frame_is_merged(f))
 		return frame_split(f, cfg, p);
-	if (p->l4_len < TCP_HEADER || frame_load(f, p->l4, tcp, sizeof(*tcp)))
+	if (p->l4_len < TCP_HEADER || tcp_header_load(f, p, tcp))
 		return receive_dropped(DROP_RX_MALFORMED);
 	if (tcp->offset >> 4 < 5 || p->l4_len < (tcp->offset >> 4) * 4 ||
 	    frame_size(f) < p->l4 + (tcp->offset >> 4) * 4 ||
@@ -386,10 +448,10 @@ static __always_inline int receive(frame *f)
 	why = segment_read(f, p, tcp, s, b);
 	if (why)
 		return receive_dropped(why);
-	now = bpf_ktime_get_boot_ns();
-	trace(cfg, &flow, now, 0, s->flags, s->seq, s->ack, s->length);
+	trace(cfg, &flow, 0, s->flags, s->seq, s->ack, s->length);
 	state = c ? c->state : IDLE;
 	plain = state == ESTABLISHED && (s->flags & ~TCP_ACK) == TCP_PSH;
+	now = plain ? clock_tick_ns(cfg) : bpf_ktime_get_boot_ns();
 	random = (u32)now * 0x9e3779b1U;
 	if (!plain) {
 		/* data of an established connection needs none of this */
@@ -397,11 +459,11 @@ static __always_inline int receive(frame *f)
 		s->we_are_higher = key_is_higher(&flow);
 		link_header_turn(f, p, b->l2);
 	}
-	wanted = !c || state != ESTABLISHED || now - c->syn_answered_ns < 2 * COOKIE_LIFE_NS;
+	wanted = !c || state != ESTABLISHED || elapsed_ns(now, c->syn_answered_ns) < 2 * COOKIE_LIFE_NS;
 	opens = (s->flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 	acks = (s->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_ACK;
 	if (opens || (acks && wanted)) {
-		u32 epoch = cookie_epoch(now, acks, s->ack - 1);
+		u32 epoch = cookie_epoch(bpf_ktime_get_boot_ns(), acks, s->ack - 1);
 
 		s->cookie = cookie_of_epoch(cfg->cookie_key, &flow, epoch, opens ? s->wscale : 0);
 		if (acks)

@@ -85,6 +85,22 @@ static __always_inline void count(u32 which)
 		(*value)++;
 }
 
+/*
+ * CLOCK_BOOTTIME as it was at the first packet since the last jiffy, on whatever CPU: what an
+ * established connection measures takes many of those, and reading the clock costs more than
+ * all that the state machine does. Never ahead of the clock.
+ */
+static __always_inline u64 clock_tick_ns(struct config *cfg)
+{
+	u64 jiffies = bpf_jiffies64();
+
+	if (unlikely(jiffies != cfg->tick_jiffies)) {
+		cfg->tick_ns = bpf_ktime_get_boot_ns();
+		cfg->tick_jiffies = jiffies;
+	}
+	return cfg->tick_ns;
+}
+
 static __always_inline struct config *config_get(void)
 {
 	int zero = 0;
@@ -160,7 +176,7 @@ static __always_inline void event_state(struct event *event, const struct flow_k
  * A segment for those who watch: one test of a flag where nobody does. The reader looks at
  * fixed times, so nobody is woken, and what it has no time for is counted.
  */
-static __always_inline void trace(const struct config *cfg, const struct flow_key *flow, u64 now,
+static __always_inline void trace(const struct config *cfg, const struct flow_key *flow,
 				  u8 direction, u8 flags, u32 seq, u32 ack, u32 length)
 {
 	struct event *event;
@@ -174,7 +190,7 @@ static __always_inline void trace(const struct config *cfg, const struct flow_ke
 	}
 	__builtin_memset(event, 0, sizeof(*event));
 	event->type = EVENT_TRACE;
-	event->at_ns = now;
+	event->at_ns = bpf_ktime_get_boot_ns();
 	event->key = *flow;
 	event->seq = seq;
 	event->ack = ack;

@@ -280,7 +280,7 @@ static __always_inline void receive_ahead(struct conn *c, const struct segment *
 	receive_drop(c, v, DROP_RX_ACK);
 	if (s->length)
 		take_ack(c, s, rule);
-	if (now - c->last_probe_ns >= PROBE_INTERVAL_NS)
+	if (elapsed_ns(now, c->last_probe_ns) >= PROBE_INTERVAL_NS)
 		window_probe(c, &v->control, rule, probe_repeats(c), now);
 }
 

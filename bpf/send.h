@@ -53,7 +53,7 @@ static __always_inline void hold(struct conn *c, struct send_verdict *v)
 static __always_inline void queue_behind(struct conn *c, struct send_verdict *v, __u64 now)
 {
 	if ((c->held >= DRAIN_MAX && c->held - c->resent >= HELD_MAX) ||
-	    now - c->state_since_ns > DRAIN_TOTAL_NS)
+	    elapsed_ns(now, c->state_since_ns) > DRAIN_TOTAL_NS)
 		c->flags |= DRAIN_CLOSED;
 	if (c->flags & DRAIN_CLOSED)
 		verdict_drop(c, v, DROP_HELD_FULL, CONN_DROP_HELD_FULL);
@@ -114,7 +114,8 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 	}
 	v->padding = padding_of(rule, c->seq, c->ack);
 	payload = length + v->padding;
-	probe = c->peer_window < WINDOW_DEFAULT / 2 && now - c->last_probe_ns >= PROBE_INTERVAL_NS;
+	probe = c->peer_window < WINDOW_DEFAULT / 2 &&
+		elapsed_ns(now, c->last_probe_ns) >= PROBE_INTERVAL_NS;
 	if (payload > c->peer_window) {
 		verdict_drop(c, v, DROP_WINDOW, CONN_DROP_WINDOW);
 		if (probe) {
@@ -143,7 +144,7 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 /* Whether the peer's SYN was answered a moment ago. */
 static __always_inline int hint_is_fresh(const struct half_open *hint, __u64 now)
 {
-	return hint && (__s64)(now - hint->at_ns) < (__s64)HALF_OPEN_NS;
+	return hint && elapsed_ns(now, hint->at_ns) < HALF_OPEN_NS;
 }
 
 /*
@@ -201,7 +202,7 @@ static __always_inline void send_idle(struct conn *c, struct send_verdict *v,
 		verdict_drop(c, v, DROP_PASSIVE, CONN_DROP_PASSIVE);
 		return;
 	}
-	if (c->cooldown_step && now - since < cooldown_ns(c)) {
+	if (c->cooldown_step && elapsed_ns(now, since) < cooldown_ns(c)) {
 		verdict_drop(c, v, DROP_COOLDOWN, CONN_DROP_COOLDOWN);
 		return;
 	}

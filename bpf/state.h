@@ -33,6 +33,15 @@
 /* Of an entry that is not established, from one attempt to the next. */
 #define FLAGS_KEPT (CROSS_SILENTLY | HINT_FAILED)
 
+/*
+ * Times of established connections are those of a tick (clock_tick_ns()), and may lie a tick
+ * behind one that another packet has read: that is no time, not 584 years.
+ */
+static __always_inline __u64 elapsed_ns(__u64 now, __u64 since)
+{
+	return now > since ? now - since : 0;
+}
+
 static __always_inline int seq_before(__u32 a, __u32 b)
 {
 	return (__s32)(a - b) < 0;

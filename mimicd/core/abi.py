@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from mimicd.core.connection import Role, State
 from mimicd.core.model import PADDING_RANDOM, FlowSettings, Origin, Strict
 
-VERSION = 4
+VERSION = 5
 MAX_CONNECTIONS = 65536
 MAX_RULES = 32768
 MAX_FILTERS = 524288
@@ -220,8 +220,10 @@ class ConnFlag(enum.IntFlag):
     DRAIN_CLOSED = 256
 
 
-# struct conn, without its lock: rule, 9 times, 4 totals, 10 words, drops, bytes, link header
-_CONN = struct.Struct("=4xI9Q4Q10I6I6BH24sH2xI")
+# struct conn, without its lock: rule, bytes, 6 words, times and totals by turns, 5 words, drops,
+# MSS, link header
+_CONN = struct.Struct("=4xI4BHBB6I3Q2Q3Q2Q3Q5I6IH2x24s")
+_DROPS_AT = 32
 CONN_BYTES = _CONN.size
 
 
@@ -230,40 +232,40 @@ class ConnEntry:
     """One value of the map conns. Times are CLOCK_BOOTTIME nanoseconds, 0 for never."""
 
     rule: int
-    state_since_ns: int
-    reset_ns: int
-    last_rx_ns: int
-    last_active_ns: int
-    last_tx_ns: int
-    last_probe_ns: int
-    drain_until_ns: int
-    syn_answered_ns: int
-    hop_at_ns: int
-    tx_packets: int
-    tx_bytes: int
-    rx_packets: int
-    rx_bytes: int
-    seq: int
-    ack: int
-    window: int
-    peer_window: int
-    isn: int
-    peer_isn: int
-    probe_seq: int
-    generation: int
-    held: int
-    resent: int
-    drops: tuple[int, ...]
     state: State
     role: Role
     peer_wscale: int
     cooldown_step: int
-    last_reset: Reason
     flags: ConnFlag
-    link_header: bytes
-    peer_mss: int
+    last_reset: Reason
+    generation: int
+    seq: int
+    ack: int
+    window: int
+    peer_window: int
     stray_next: int
     """Where the latest segment outside the window ended."""
+    last_tx_ns: int
+    last_probe_ns: int
+    hop_at_ns: int
+    tx_packets: int
+    tx_bytes: int
+    last_rx_ns: int
+    last_active_ns: int
+    syn_answered_ns: int
+    rx_packets: int
+    rx_bytes: int
+    state_since_ns: int
+    reset_ns: int
+    drain_until_ns: int
+    isn: int
+    peer_isn: int
+    probe_seq: int
+    held: int
+    resent: int
+    drops: tuple[int, ...]
+    peer_mss: int
+    link_header: bytes
 
     @property
     def held_now(self) -> int:
@@ -284,26 +286,19 @@ class ConnEntry:
 def decode_conn(raw: bytes) -> ConnEntry:
     """A value of the map conns."""
     fields = _CONN.unpack(raw)
-    drops = fields[24:30]
-    state, role, wscale, cooldown, reset, header_len, flags, header, mss, stray = fields[30:]
+    rule, state, role, wscale, cooldown, flags, reset, header_bytes = fields[:8]
     values = (
-        *fields[:24],
-        drops,
-        State(state),
-        Role(role),
-        wscale,
-        cooldown,
-        Reason(reset),
-        ConnFlag(flags),
-        header[:header_len],
-        mss,
-        stray,
+        *(rule, State(state), Role(role), wscale, cooldown, ConnFlag(flags), Reason(reset)),
+        *fields[8:_DROPS_AT],
+        fields[_DROPS_AT:-2],
+        fields[-2],
+        fields[-1][:header_bytes],
     )
     return ConnEntry(*values)
 
 
-# struct config: ifindex hop_ifindex mtu flags, three marks, reserved, cookie key, rst_at_ns
-_CONFIG = struct.Struct("=8I2QQ")
+# struct config: cookie key, ifindex hop_ifindex mtu flags, three marks, reserved, tick, rst_at_ns
+_CONFIG = struct.Struct("=2Q7I4x24x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +318,7 @@ class Config:
     def encode(self) -> bytes:
         """struct config."""
         return _CONFIG.pack(
+            *self.cookie_key,
             self.ifindex,
             self.hop_ifindex,
             self.mtu_bytes,
@@ -330,16 +326,13 @@ class Config:
             self.resend_mark,
             self.command_mark,
             self.deliver_mark,
-            0,
-            *self.cookie_key,
-            0,
         )
 
 
 def decode_config(raw: bytes) -> Config:
     """The inverse of Config.encode()."""
     fields = _CONFIG.unpack(raw)
-    values = (*fields[:7], (fields[8], fields[9]))
+    values = (*fields[2:], (fields[0], fields[1]))
     return Config(*values)
 
 

@@ -24,7 +24,7 @@ from mimicd.kernel.netlink import Link, Netlink
 log = logging.getLogger(__name__)
 
 _KEY_AND_VALUE_BYTES = {
-    "config": (4, 56),
+    "config": (4, 72),
     "rules": (4, 16),
     "ports": (4, 262144),
     "filters": (24, 8),
@@ -36,7 +36,7 @@ TRACE_RING_BYTES = 256 << 10
 # XDP on veth copies every frame; measured, a flood is a fifth faster without it.
 _BETTER_WITHOUT_XDP = {"veth"}
 # words of struct config
-_HOP_IFINDEX, _MTU, _FLAGS = 1, 2, 3
+_HOP_IFINDEX, _MTU, _FLAGS = 5, 6, 7
 _LINK_BYTES = {"eth": 14, "none": 0}
 
 

@@ -29,6 +29,7 @@ from mimicd.kernel import compiler, dataplane
 from mimicd.kernel.bpf import Map, possible_cpus
 from mimicd.kernel.ring import Ring
 from tests.bpf.packets import dissect
+from tests.rig.conn_entry import encode_conn
 from tests.rig.program_run import ProgramRun, run_once
 from tests.rig.segment import decode_packet
 
@@ -42,7 +43,7 @@ _KEY = struct.Struct("=I")
 _HALF_OPEN_BYTES = 24
 _HELD = [abi.COUNTERS.index(name) for name in ("held", "drop-ring-full")]
 _WINDOW_UPDATE = abi.COUNTERS.index("tx-window-update")
-_RST_AT_OFFSET = 48  # of rst_at_ns in struct config
+_TICK_OFFSET, _RST_AT_OFFSET = 48, 64  # of tick_jiffies and rst_at_ns in struct config
 # struct __sk_buff up to gso_size: only mark (at 8) and gso_size (at 176) may be set here
 _CONTEXT = struct.Struct("=8xI164xI12x")
 _NOTE = struct.Struct("=IIIHBB12s")  # struct reply_note: magic seq ack window flags payload options
@@ -160,9 +161,11 @@ class Plane:
         return int.from_bytes(raw[_RST_AT_OFFSET : _RST_AT_OFFSET + 8], sys.byteorder)
 
     def set_reset_at(self, at_ns: int) -> None:
+        self._set_config(_RST_AT_OFFSET, at_ns)
+
+    def _set_config(self, offset: int, value: int) -> None:
         raw = self.maps["config"].lookup(_KEY.pack(0)) or b""
-        at = at_ns.to_bytes(8, sys.byteorder)
-        changed = raw[:_RST_AT_OFFSET] + at + raw[_RST_AT_OFFSET + 8 :]
+        changed = raw[:offset] + value.to_bytes(8, sys.byteorder) + raw[offset + 8 :]
         self.maps["config"].update(_KEY.pack(0), changed)
 
     def add_filter(self, filter_: Filter) -> int:
@@ -200,16 +203,7 @@ class Plane:
 
     def put(self, key: bytes, entry: ConnEntry) -> None:
         """Write an entry whole."""
-        values: list[object] = []
-        for field in dataclasses.fields(entry):
-            value = getattr(entry, field.name)
-            if field.name == "drops":
-                values += value
-            elif field.name == "flags":
-                values += [len(entry.link_header), value]
-            else:
-                values.append(value)
-        self.maps["conns"].update(key, abi._CONN.pack(*values))
+        self.maps["conns"].update(key, encode_conn(entry))
 
     def counted(self) -> dict[str, int]:
         """What the counters have risen by since the last call."""
@@ -299,6 +293,8 @@ class Plane:
         return dissect(frame, self._link_bytes).transport[12] >> 4 > 5
 
     def _run(self, program: str, frame: bytes, context: bytes) -> ProgramRun:
+        # or the time of an earlier run in the same jiffy would be taken for this one's
+        self._set_config(_TICK_OFFSET, 0)
         return self._inside.submit(run_once, self.fds[program], frame, context).result()
 
     def clone(self) -> bytes:

@@ -28,7 +28,7 @@ class Traced:
     def switch(self, on: bool) -> None:
         raw = self._plane.maps["config"].lookup(bytes(4)) or b""
         flags = int(ConfigFlag.TRACE) if on else 0
-        self._plane.maps["config"].update(bytes(4), raw[:12] + bytes([flags]) + raw[13:])
+        self._plane.maps["config"].update(bytes(4), raw[:28] + bytes([flags]) + raw[29:])
 
     def told(self) -> list[TracedSegment]:
         return [abi.decode_trace(raw) for raw in self.ring.read(1 << 20)]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mimicd.core import abi
 from mimicd.core.connection import Role, State
 from mimicd.kernel import bpf
 from tests.rig.bpffs import MountNamespace, system_bpffs
+from tests.rig.conn_entry import encode_conn
 from tests.rig.daemon import ROOT, Daemon
 from tests.rig.network import Host, Network
 
@@ -48,9 +50,24 @@ def fill(pin: Path, count: int) -> None:
     fd = bpf.open_pin(pin)
     conns = bpf.Map(fd, abi.FLOW_KEY.size, abi.CONN_BYTES)
     local, remote = ip_address("192.0.2.1"), ip_address("192.0.2.9")
-    entry = abi._CONN.pack(
-        *(1, *[1] * 9, *[1000] * 4, *[7] * 10, *[0, 3, 0, 0, 0, 1]),
-        *(State.ESTABLISHED, Role.INITIATOR, 7, 0, 0, 0, 0, b"", 1460, 0),
+    entry = encode_conn(
+        replace(
+            abi.decode_conn(bytes(abi.CONN_BYTES)),
+            rule=1,
+            state=State.ESTABLISHED,
+            role=Role.INITIATOR,
+            peer_wscale=7,
+            peer_mss=1460,
+            state_since_ns=1,
+            last_rx_ns=1,
+            last_active_ns=1,
+            last_tx_ns=1,
+            tx_packets=1000,
+            tx_bytes=1000,
+            rx_packets=1000,
+            rx_bytes=1000,
+            drops=(0, 3, 0, 0, 0, 1),
+        )
     )
     for number in range(count):
         conns.update(abi.encode_flow(local, 1 + number, remote, 5000), entry)

@@ -167,7 +167,7 @@ def test_a_rule_has_these_bytes() -> None:
 @given(st.builds(Config, *[u32] * 7, st.tuples(u64, u64)))
 def test_a_config_comes_back(config: Config) -> None:
     raw = config.encode()
-    assert len(raw) == 56
+    assert len(raw) == 72
     assert abi.decode_config(raw) == config
 
 
@@ -182,8 +182,8 @@ def test_a_command_has_these_bytes() -> None:
 
 
 def conn_bytes(**given: int) -> bytes:
-    """A connection by members of its last 40 bytes; all else is zero."""
-    places = {"state": -40, "role": -39, "cooldown_step": -37, "last_reset": -36}
+    """A connection by these members; all else is zero."""
+    places = {"state": 8, "role": 9, "cooldown_step": 11, "last_reset": 14}
     raw = bytearray(abi.CONN_BYTES)
     for name, value in given.items():
         raw[places[name]] = value
