@@ -11,6 +11,7 @@ import errno
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
+from mimicd.audience import Audience
 from mimicd.core.errors import (
     InvalidConfigError,
     MimicError,
@@ -29,7 +30,6 @@ from mimicd.resolver import Resolver
 from mimicd.tunnel_mtu import TunnelMtus
 
 Address = IPv4Address | IPv6Address
-LogFunction = Callable[[str, int, str], None]
 
 _TUNNEL_EVERY_S = 2.0
 
@@ -41,14 +41,14 @@ class Follower:
         self,
         net: Netlink,
         name: str,
-        log: LogFunction,
+        tell: Audience,
         known: Known,
         mtus: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         """`known`: from an earlier time; `mtus`: what an earlier process changed."""
         self._net = net
         self._name = name
-        self._write_log = log
+        self._audience = tell
         self._resolver = Resolver()
         self._names = Names(known.addresses)
         self._tunnels = dict(known.tunnels)
@@ -162,7 +162,7 @@ class Follower:
 
     def _log(self, level: int, text: str) -> None:
         name = self._instance.name if self._instance else self._name
-        self._write_log(name, level, text)
+        self._audience.log(name, level, text)
 
     # --- names ---
 

@@ -304,7 +304,7 @@ class Supervisor:
         `known`: it is run again; what its names stand for may be found out only through it.
         """
         link = await self._net.link(name)
-        follower = Follower(self._net, name, self._tell.log, known or Known())
+        follower = Follower(self._net, name, self._tell, known or Known())
         key = str(link.ifindex)
         self._records.claim(name, key)
         try:
@@ -339,8 +339,7 @@ class Supervisor:
                 config,
                 book,
                 self._root,
-                self._tell.log,
-                self._tell.connection,
+                self._tell,
             )
         except BaseException:
             if known is None and strict_filters(follower.guarded(config)):
@@ -453,15 +452,13 @@ class Supervisor:
         except AlreadyRunningError:
             return
         if saved.phase is Phase.RUNNING:
-            instance = await adopt(
-                self._net, self._root, saved, self._tell.log, self._tell.connection
-            )
+            instance = await adopt(self._net, self._root, saved, self._tell)
             if instance is not None:
                 self._holders[instance.name] = saved.holder
                 known = known_of(instance.book.filters.values())
                 self._add(
                     instance,
-                    Follower(self._net, instance.name, self._tell.log, known, saved.mtus),
+                    Follower(self._net, instance.name, self._tell, known, saved.mtus),
                 )
                 if instance.name != saved.name:
                     self._tell.log(instance.name, WARNING, f"it was called {saved.name} before")
@@ -469,7 +466,7 @@ class Supervisor:
                 await self._repair(instance)
                 return
         if saved.ifindex:
-            await clear_away(self._net, self._root, saved, self._tell.log)
+            await clear_away(self._net, self._root, saved, self._tell)
             self._records.forget(saved.key)
         await self._begin_again(saved)
 

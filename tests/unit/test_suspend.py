@@ -90,7 +90,7 @@ def watched(
         )
         filter_ = parse_filter("remote=203.0.113.5:40001", InterfaceConfig().flow)
         none: Any = None
-        made = Instance(link, plane, InterfaceConfig(), RuleBook({1: filter_}), none, none, none)
+        made = Instance(link, plane, InterfaceConfig(), RuleBook({1: filter_}), none, none)
         made._loop = clocks  # type: ignore[assignment]
         monkeypatch.setattr(abi, "decode_conn", lambda _raw: one)
         monkeypatch.setattr(
