@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mimicd.audience import Audience
+from mimicd.beat import at_next
 from mimicd.core import abi
 from mimicd.core.abi import (
     ConnEntry,
@@ -175,7 +176,7 @@ class Instance:
         self._ring = Ring(self.plane.ring_fd, RING_BYTES)
         self._shortages = Shortages(self.plane.counter)
         self._loop.add_reader(self.plane.ring_fd, self._read_ring)
-        self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
+        self._housekeeping = at_next(self._loop, _HOUSEKEEPING_S, self._keep_house)
         self._switch_trace()
 
     def _close(self) -> None:
@@ -339,7 +340,7 @@ class Instance:
         self._set_timer()
 
     def _keep_house(self) -> None:
-        self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
+        self._housekeeping = at_next(self._loop, _HOUSEKEEPING_S, self._keep_house)
         due_ns = self._flows.next_deadline_ns()
         if due_ns is not None and due_ns <= now_ns():
             # The loop's clock stood still while the machine was suspended, deadlines did not.

@@ -13,6 +13,7 @@ from typing import Any
 
 from mimicd.attaching import Attaching
 from mimicd.audience import Audience
+from mimicd.beat import at_next
 from mimicd.core.errors import NoSuchInterfaceError
 from mimicd.ending import Ending
 from mimicd.kernel.changes import Changes
@@ -58,7 +59,7 @@ class Surroundings:
     def open(self) -> None:
         """Raises OSError."""
         self._changes = Changes(self.look_at_all)
-        self._looking = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
+        self._looking = at_next(asyncio.get_running_loop(), _LOOK_EVERY_S, self._look)
 
     def rest(self) -> None:
         """What is being followed goes on, nothing new begins."""
@@ -95,7 +96,7 @@ class Surroundings:
 
     def _look(self) -> None:
         """Notice what the kernel does not tell."""
-        self._looking = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
+        self._looking = at_next(asyncio.get_running_loop(), _LOOK_EVERY_S, self._look)
         if not all(map(self._upkeep.is_whole, self._roster.all_running())):
             self.look_at_all()
 

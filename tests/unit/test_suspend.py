@@ -39,6 +39,9 @@ class Clocks:
         self._timers: list[tuple[float, int, Any]] = []
         self._numbers = itertools.count()
 
+    def time(self) -> float:
+        return self.loop_s
+
     def call_later(self, delay_s: float, work: Callable[[], None]) -> Any:
         handle = SimpleNamespace(work=work, cancelled=False)
         handle.cancel = lambda: setattr(handle, "cancelled", True)
