@@ -51,7 +51,8 @@ class Shutdown:
         await self._settle()
         for served in self._roster.all_running():
             await served.follower.close(restore=False)
-            served.instance.leave()
+            if self._roster.name_of(served):  # else it is lost meanwhile, and detached by that
+                served.instance.leave()
         self._records.release_all()
         self._roster.clear()
 
