@@ -30,7 +30,10 @@ class Audience:
         *,
         verbosity: int | None = None,
     ) -> None:
-        """`verbosity`: that of an interface which is not, or no longer, among those that run."""
+        """Say something of an interface, and of a connection if it is about one.
+
+        `verbosity`: that of an interface which is not, or no longer, among those that run.
+        """
         found = self._verbosity_of(interface)
         if found is not None:
             verbosity = found

@@ -11,6 +11,7 @@ import errno
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
+from mimicd.audience import Audience
 from mimicd.core.errors import (
     InvalidConfigError,
     MimicError,
@@ -29,7 +30,7 @@ from mimicd.resolver import Resolver
 from mimicd.tunnel_mtu import TunnelMtus
 
 Address = IPv4Address | IPv6Address
-LogFunction = Callable[[str, int, str], None]
+RefilterFunction = Callable[[Instance], Awaitable[None]]
 
 _TUNNEL_EVERY_S = 2.0
 
@@ -41,21 +42,21 @@ class Follower:
         self,
         net: Netlink,
         name: str,
-        log: LogFunction,
+        tell: Audience,
         known: Known,
         mtus: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         """`known`: from an earlier time; `mtus`: what an earlier process changed."""
         self._net = net
         self._name = name
-        self._write_log = log
+        self._audience = tell
         self._resolver = Resolver()
         self._names = Names(known.addresses)
         self._tunnels = dict(known.tunnels)
         self._trouble: dict[str, str] = {}
         self.mtus = TunnelMtus(net, self._log, mtus or {})
         self._instance: Instance | None = None
-        self._refilter: Callable[[], Awaitable[None]] | None = None
+        self._refilter: RefilterFunction | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
@@ -94,7 +95,7 @@ class Follower:
             await self._read_tunnel(name, at_first=True, strict=strict)
         return self.filters(config)
 
-    def follow(self, instance: Instance, refilter: Callable[[], Awaitable[None]]) -> None:
+    def follow(self, instance: Instance, refilter: RefilterFunction) -> None:
         """From now on `refilter` is called when `filters` has something else to say."""
         self._instance, self._refilter = instance, refilter
         instance.on_failure = self._hurry
@@ -132,9 +133,9 @@ class Follower:
 
     async def _run(self) -> None:
         while True:
-            if await self._look() and self._refilter is not None:
+            if await self._look() and self._refilter is not None and self._instance is not None:
                 try:
-                    await self._refilter()
+                    await self._refilter(self._instance)
                 except (MimicError, OSError) as error:
                     self._tell_once("", f"the filters cannot follow: {error}")
                 else:
@@ -162,7 +163,7 @@ class Follower:
 
     def _log(self, level: int, text: str) -> None:
         name = self._instance.name if self._instance else self._name
-        self._write_log(name, level, text)
+        self._audience.log(name, level, text)
 
     # --- names ---
 

@@ -28,7 +28,7 @@ async def guard(interface: str, options: Options, on: bool) -> None:
         if not on:
             await remove_guard(net, link)
             return
-        follower = Follower(net, interface, Audience(lambda _: None).log, Known())
+        follower = Follower(net, interface, Audience(lambda _: None), Known())
         await follower.read_tunnels(config)
         filters = follower.guarded(config)
         for name in config.wireguard if filters else ():

@@ -9,8 +9,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
+from mimicd.audience import Audience
+from mimicd.beat import at_next
 from mimicd.core import abi
 from mimicd.core.abi import (
     ConnEntry,
@@ -54,25 +55,6 @@ _FAILURES = {
     Reason.CLOSED_BY_PEER,
 }
 
-ChangeFunction = Callable[[Connection], None]
-
-
-class LogFunction(Protocol):
-    """Takes what is to be said of an interface, and of a connection if it is about one.
-
-    `verbosity`: that of an interface which is not, or no longer, among those that run.
-    """
-
-    def __call__(
-        self,
-        interface: str,
-        level: int,
-        text: str,
-        connection: str = "",
-        *,
-        verbosity: int | None = None,
-    ) -> None: ...
-
 
 def now_ns() -> int:
     """The clock of the maps; it counts on while the machine is suspended."""
@@ -89,8 +71,7 @@ class Instance:
         config: InterfaceConfig,
         book: RuleBook,
         net: Netlink,
-        on_log: LogFunction,
-        on_change: ChangeFunction,
+        tell: Audience,
     ) -> None:
         self.link = link
         self.plane = plane
@@ -102,8 +83,7 @@ class Instance:
         self.guarded: Callable[[], int] = lambda: 0
         """How many datagrams the guard of its strict filters has dropped."""
         self._net = net
-        self._on_log = on_log
-        self._on_change = on_change
+        self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._rules = book.settings
         self._flows = Flows(self._rules)
@@ -137,13 +117,12 @@ class Instance:
         config: InterfaceConfig,
         book: RuleBook,
         root: Path | None,
-        on_log: LogFunction,
-        on_change: ChangeFunction,
+        tell: Audience,
     ) -> "Instance":
         """Attach to an interface. Raises MimicError; then nothing is left attached."""
         link_type = link.link_type if config.link_type == "auto" else config.link_type
         plane = await DataPlane.load(net, link, link_type, config.xdp_mode, root)
-        instance = cls(link, plane, config, book, net, on_log, on_change)
+        instance = cls(link, plane, config, book, net, tell)
         try:
             marks = _distinct_marks()
             kernel_config = abi.Config(
@@ -175,11 +154,10 @@ class Instance:
         plane: DataPlane,
         config: InterfaceConfig,
         book: RuleBook,
-        on_log: LogFunction,
-        on_change: ChangeFunction,
+        tell: Audience,
     ) -> "Instance":
         """Go on with what an earlier process attached. Raises MimicError or OSError."""
-        instance = cls(link, plane, config, book, net, on_log, on_change)
+        instance = cls(link, plane, config, book, net, tell)
         try:
             raw = plane.config.lookup(index_key(0))
             kernel_config = abi.decode_config(raw or b"")
@@ -198,7 +176,7 @@ class Instance:
         self._ring = Ring(self.plane.ring_fd, RING_BYTES)
         self._shortages = Shortages(self.plane.counter)
         self._loop.add_reader(self.plane.ring_fd, self._read_ring)
-        self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
+        self._housekeeping = at_next(self._loop, _HOUSEKEEPING_S, self._keep_house)
         self._switch_trace()
 
     def _close(self) -> None:
@@ -233,7 +211,7 @@ class Instance:
         self.plane.leave()
 
     def _log(self, level: int, text: str, connection: str = "") -> None:
-        self._on_log(self.name, level, text, connection, verbosity=self.config.verbosity)
+        self._tell.log(self.name, level, text, connection, verbosity=self.config.verbosity)
 
     # --- configuration ---
 
@@ -332,7 +310,7 @@ class Instance:
         if raw is None:
             return
         entry = abi.decode_conn(raw)
-        self._on_change(self._view_of(event.key, entry, now_ns()))
+        self._tell.connection(self._view_of(event.key, entry, now_ns()))
         if event.reason in _FAILURES and entry.rule in self.book.filters:
             self.on_failure(self.book.filters[entry.rule])
 
@@ -362,7 +340,7 @@ class Instance:
         self._set_timer()
 
     def _keep_house(self) -> None:
-        self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
+        self._housekeeping = at_next(self._loop, _HOUSEKEEPING_S, self._keep_house)
         due_ns = self._flows.next_deadline_ns()
         if due_ns is not None and due_ns <= now_ns():
             # The loop's clock stood still while the machine was suspended, deadlines did not.

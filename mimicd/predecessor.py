@@ -4,10 +4,11 @@
 import logging
 from pathlib import Path
 
+from mimicd.audience import Audience
 from mimicd.core.errors import AttachError, MimicError, NoSuchInterfaceError
 from mimicd.core.rules import RuleBook
 from mimicd.core.settings import build_config
-from mimicd.instance import ChangeFunction, Instance, LogFunction
+from mimicd.instance import Instance
 from mimicd.kernel.dataplane import DataPlane, remove_leftovers
 from mimicd.kernel.hop import remove_leftover
 from mimicd.kernel.netlink import EGRESS_PARENT, INGRESS_PARENT, Netlink
@@ -18,11 +19,7 @@ log = logging.getLogger(__name__)
 
 
 async def adopt(
-    net: Netlink,
-    root: Path | None,
-    saved: SavedInterface,
-    on_log: LogFunction,
-    on_change: ChangeFunction,
+    net: Netlink, root: Path | None, saved: SavedInterface, tell: Audience
 ) -> Instance | None:
     """Go on with it; None where that cannot be, which is logged. `root`: where pins live."""
     plane: DataPlane | None = None
@@ -33,7 +30,7 @@ async def adopt(
         config = build_config(saved.options)
         book = RuleBook.from_saved(saved.rules, saved.hosts, config.flow)
         plane = DataPlane.adopt(net, link, saved.link_type, saved.xdp_mode, saved.made_clsact, root)
-        instance = await Instance.adopt(net, link, plane, config, book, on_log, on_change)
+        instance = await Instance.adopt(net, link, plane, config, book, tell)
     except NoSuchInterfaceError:
         log.warning("%s: the interface has gone while no mimicd ran", saved.name)
         return None
@@ -52,10 +49,12 @@ async def adopt(
 
 
 async def clear_away(
-    net: Netlink, root: Path | None, saved: SavedInterface, on_log: LogFunction
+    net: Netlink, root: Path | None, saved: SavedInterface, tell: Audience
 ) -> None:
     """Detach all of it, wherever its process stopped."""
-    await TunnelMtus(net, lambda level, text: on_log(saved.name, level, text), saved.mtus).restore()
+    await TunnelMtus(
+        net, lambda level, text: tell.log(saved.name, level, text), saved.mtus
+    ).restore()
     await clear_leftovers(net, root, saved.ifindex)
     if saved.made_clsact and await net.exists(saved.ifindex):
         await net.remove_clsact(saved.ifindex)

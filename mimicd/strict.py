@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mimicd.core.abi import COUNTERS
-from mimicd.core.model import Filter
+from mimicd.core.model import Filter, InterfaceConfig
+from mimicd.core.sources import strict_filters
 from mimicd.kernel.bpf import Map
 from mimicd.kernel.compiler import GUARD
 from mimicd.kernel.guard import attach_guard
@@ -34,11 +35,21 @@ class StrictGuards:
         self._net = net
         self._guards: dict[int, _Guard] = {}
 
-    async def cover(self, link: Link, filters: Iterable[Filter], link_type: str) -> None:
-        """From here on no plain UDP of these filters leaves, and of no others.
+    async def cover(self, link: Link, config: InterfaceConfig, guarded: Iterable[Filter]) -> None:
+        """From here on no plain UDP leaves of those that are strict, and of no others.
 
-        Raises MissingDependencyError or AttachError.
+        `guarded`: all that its guard is to know of. Raises MissingDependencyError or AttachError.
         """
+        filters = strict_filters(guarded)
+        if filters and not link.link_type and config.link_type == "auto":
+            return  # it cannot run either
+        await self._put_on(link, filters, config.link_type)
+
+    async def uncover(self, link: Link, config: InterfaceConfig, guarded: Iterable[Filter]) -> None:
+        """It is to be stopped: only what is always strict stays. Raises like `cover`."""
+        await self._put_on(link, strict_filters(guarded, stopped=True), config.link_type)
+
+    async def _put_on(self, link: Link, filters: Iterable[Filter], link_type: str) -> None:
         wanted, before = tuple(filters), self._guards.get(link.ifindex)
         if before is not None and (before.filters, before.link_type) == (wanted, link_type):
             return
@@ -67,7 +78,7 @@ class StrictGuards:
         if await self.is_on(link):
             return False
         self.forget(link.ifindex)
-        await self.cover(link, guard.filters, guard.link_type)
+        await self._put_on(link, guard.filters, guard.link_type)
         return True
 
     def forget(self, ifindex: int) -> None:

@@ -18,6 +18,7 @@ the maps can be changed entry by entry under traffic.
 """
 
 import itertools
+from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -180,11 +181,11 @@ def _better(one: _Winner | None, other: _Winner) -> _Winner:
     return one
 
 
-def _by_port(classes: Classes) -> list[int]:
-    numbers = [0] * (PORT_MAX + 1)
+def _by_port(classes: Classes) -> Sequence[int]:
+    numbers = array("H", [0]) * (PORT_MAX + 1)
     for ports, number in classes.items():
         for first, last in ports:
-            numbers[first : last + 1] = [number] * (last - first + 1)
+            numbers[first : last + 1] = array("H", [number]) * (last - first + 1)
     return numbers
 
 

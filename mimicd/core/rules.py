@@ -68,5 +68,7 @@ class RuleBook:
                 f"{len(wanted)} filters are more than the {FILTERS_MAX} that an interface can have",
                 "leave some out; one filter may stand for a network or a range of ports",
             )
-        free = iter(sorted(set(range(1, MAX_RULES)) - set(known.values())))
+        taken = set(known.values())
+        # by turns: a set of all of them is megabytes, which a process hardly gives back
+        free = (number for number in range(1, MAX_RULES) if number not in taken)
         return RuleBook({known.get(one.identity) or next(free): one for one in wanted})

@@ -78,6 +78,25 @@ def leave(root: Path, state_folder: Path) -> None:
         _remove_if_empty(own, state_folder)
 
 
+class Pins:
+    """The folder for a process's pins, from the first `make` to `leave`."""
+
+    def __init__(self, state_folder: Path) -> None:
+        self.root: Path | None = None
+        """None where there is none, or not yet: see pin_root."""
+        self._state_folder = state_folder
+
+    def make(self) -> Path | None:
+        """It, made again where somebody removed it."""
+        self.root = pin_root(self._state_folder)
+        return self.root
+
+    def leave(self) -> None:
+        """What is pinned in it stays."""
+        if self.root is not None:
+            leave(self.root, self._state_folder)
+
+
 def pin_folder(root: Path, ifindex: int) -> Path:
     """The pins of one interface, in the layout of this version."""
     return root / str(ifindex) / f"v{VERSION}"

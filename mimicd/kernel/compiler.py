@@ -197,16 +197,17 @@ def checksum_defines() -> dict[str, int]:
 def _kernel_types() -> tuple[Mapping[str, int], int]:
     """Where struct sk_buff keeps its checksum state, and the number of what shows it to a program;
     nothing and 0 where the kernel does not tell."""
-    # Once: it walks all types of the kernel, and leaves the heap larger by megabytes each time.
+    # Once: it walks all types of the kernel.
     try:
-        kernel = btf.Btf(btf.VMLINUX.read_bytes())
-        places = btf.skb_defines(kernel)
+        with btf.read_blob(btf.VMLINUX) as blob:
+            kernel = btf.Btf(blob)
+            places = btf.skb_defines(kernel)
+            try:
+                return places, kernel.function("bpf_cast_to_kern_ctx")
+            except KeyError:
+                return places, 0
     except (OSError, ValueError, KeyError):
         return {}, 0
-    try:
-        return places, kernel.function("bpf_cast_to_kern_ctx")
-    except KeyError:
-        return places, 0
 
 
 def _build(link_bytes: int, part: str, defines: Mapping[str, int]) -> ProgramObject:

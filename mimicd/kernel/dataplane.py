@@ -61,7 +61,6 @@ class DataPlane:
     made_clsact: bool
     config: Map
     rules: Map
-    ports: Map
     filters: Map
     conns: Map
     counters: Map
@@ -200,7 +199,7 @@ class DataPlane:
         sizes = dict(_KEY_AND_VALUE_BYTES)
         # a look-up in a per-CPU map gives the values of all of them
         sizes["counters"] = (4, 8 * bpf.possible_cpus())
-        maps = {name: Map(fds[name], *sizes[name]) for name in sizes}
+        maps = {name: Map(fds[name], *sizes[name]) for name in sizes if name != "ports"}
         return cls(
             ifindex=ifindex,
             link_type=link_type,
@@ -218,6 +217,11 @@ class DataPlane:
             _attached=AsyncExitStack(),
             **maps,
         )
+
+    @property
+    def ports(self) -> Map:
+        """Made where it is asked for: room for its one value is a quarter of a megabyte."""
+        return Map(self._fds["ports"], *_KEY_AND_VALUE_BYTES["ports"])
 
     def _programs(self) -> list[tuple[int, str]]:
         """TC parent, that is, direction, and program."""

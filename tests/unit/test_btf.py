@@ -3,10 +3,11 @@
 
 import struct
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from mimicd.kernel.btf import VMLINUX, Btf, Member, skb_defines
+from mimicd.kernel.btf import VMLINUX, Btf, Member, read_blob, skb_defines
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF = range(1, 9)
 FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(12, 20)
@@ -160,6 +161,24 @@ def test_a_blob_that_is_cut_is_refused() -> None:
     for size in range(len(whole)):
         with pytest.raises((ValueError, KeyError)):
             Btf(whole[:size]).members("one")
+
+
+def test_a_blob_is_read_from_a_file_and_given_back(tmp_path: Path) -> None:
+    blob = Blob()
+    word = blob.number("int")
+    blob.struct("one", ("x", word, 8))
+    path = tmp_path / "vmlinux"
+    path.write_bytes(blob.build())
+    with read_blob(path) as read:
+        assert Btf(read).members("one") == {"x": Member(8, 0)}
+    assert read.closed
+
+
+@pytest.mark.parametrize("name", ["empty", "missing"])
+def test_a_file_without_types_is_said_to_be_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").touch()
+    with pytest.raises((OSError, ValueError)):
+        read_blob(tmp_path / name)
 
 
 def skb(**changes: int) -> Blob:

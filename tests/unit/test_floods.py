@@ -5,6 +5,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+from mimicd.audience import Audience
 from mimicd.core import line_budget
 from mimicd.core.abi import Event, EventType, Reason
 from mimicd.core.connection import Role, State
@@ -32,22 +33,18 @@ def instance(said: list[tuple[int, str]], looks: list[None]) -> Instance:
         looks.append(None)
         return []
 
-    def log(
-        interface: str,
-        level: int,
-        text: str,
-        connection: str = "",
-        *,
-        verbosity: int | None = None,
-    ) -> None:
-        del interface, connection, verbosity
+    def log(interface: str, level: int, text: str) -> None:
+        del interface
         said.append((level, text))
 
+    listener: Any = SimpleNamespace(log=log)
+    tell = Audience(lambda _: None)
+    tell.subscribe(listener)
     link: Any = SimpleNamespace(name="eth0", ifindex=3, mtu_bytes=1500)
     conns = SimpleNamespace(lookup=lambda _key: None, items=items)
     plane: Any = SimpleNamespace(conns=conns, counter=lambda _index: 0)
     none: Any = None
-    made = Instance(link, plane, InterfaceConfig(), RuleBook({}), none, log, none)
+    made = Instance(link, plane, InterfaceConfig(), RuleBook({}), none, tell)
     made._shortages = Shortages(plane.counter)
     return made
 

@@ -39,6 +39,9 @@ class Clocks:
         self._timers: list[tuple[float, int, Any]] = []
         self._numbers = itertools.count()
 
+    def time(self) -> float:
+        return self.loop_s
+
     def call_later(self, delay_s: float, work: Callable[[], None]) -> Any:
         handle = SimpleNamespace(work=work, cancelled=False)
         handle.cancel = lambda: setattr(handle, "cancelled", True)
@@ -90,7 +93,7 @@ def watched(
         )
         filter_ = parse_filter("remote=203.0.113.5:40001", InterfaceConfig().flow)
         none: Any = None
-        made = Instance(link, plane, InterfaceConfig(), RuleBook({1: filter_}), none, none, none)
+        made = Instance(link, plane, InterfaceConfig(), RuleBook({1: filter_}), none, none)
         made._loop = clocks  # type: ignore[assignment]
         monkeypatch.setattr(abi, "decode_conn", lambda _raw: one)
         monkeypatch.setattr(
