@@ -118,10 +118,11 @@ async def _serve(invocation: Invocation) -> int:
     for number in (*_STOP, signal.SIGUSR2):
         loop.add_signal_handler(number, end, number)
     supervisor = Supervisor()
+    begun = asyncio.Event()
     reloads: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
-        task = loop.create_task(_reload(supervisor, invocation))
+        task = loop.create_task(_reload(supervisor, invocation, begun))
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
@@ -134,10 +135,12 @@ async def _serve(invocation: Invocation) -> int:
     watchdog.start()
     try:
         if invocation.interface:
-            await _serve_one(supervisor, invocation, ended)
+            await _serve_one(supervisor, invocation, begun, ended)
         elif invocation.uses_bus:
+            begun.set()
             await _serve_bus(supervisor, invocation, ended)
         else:
+            begun.set()
             async with socket_of(supervisor, invocation, supervisor.holders()) as served:
                 if not served:
                     raise AlreadyRunningError(
@@ -179,8 +182,13 @@ async def _check(supervisor: Supervisor, invocation: Invocation) -> int:
     return 0 if is_good(lines) else EXIT_FAILED
 
 
-async def _reload(supervisor: Supervisor, invocation: Invocation) -> None:
-    """What cannot be read or applied changes nothing and is logged."""
+async def _reload(supervisor: Supervisor, invocation: Invocation, begun: asyncio.Event) -> None:
+    """What cannot be read or applied changes nothing and is logged.
+
+    `begun`: what was asked for before that waits, for what is read now may be newer than what it
+    begins with.
+    """
+    await begun.wait()
     for view in supervisor.interfaces():
         path = _CONFIG_FOLDER / f"{view.name}.conf"
         try:
@@ -196,10 +204,13 @@ async def _reload(supervisor: Supervisor, invocation: Invocation) -> None:
             log.error("%s: not reloaded: %s", view.name, error)
 
 
-async def _serve_one(supervisor: Supervisor, invocation: Invocation, ended: _Ended) -> None:
+async def _serve_one(
+    supervisor: Supervisor, invocation: Invocation, begun: asyncio.Event, ended: _Ended
+) -> None:
     adopted = any(view.name == invocation.interface for view in supervisor.interfaces())
     begin = supervisor.reload if adopted else supervisor.run
     await begin(invocation.interface, invocation.options)
+    begun.set()
     supervisor.set_holder(invocation.interface, "")
     unsubscribe = supervisor.subscribe(_EndsWith(invocation.interface, ended))
     try:

@@ -114,6 +114,8 @@ class Plane:
         self._ring = Ring(fds["ring"], dataplane.RING_BYTES)
         self._clones = inside.submit(_listen).result()
         self._counted = [0] * len(abi.COUNTERS)
+        self.fresh_tick = True
+        """Each run reads the clock; off: once in a jiffy, as it is with packets."""
         self._filters: dict[int, Filter] = {}
         self._tables = NO_TABLES
 
@@ -131,6 +133,7 @@ class Plane:
             for key in self.maps[name].all_keys():
                 self.maps[name].delete(key)
         self._tables = NO_TABLES
+        self.fresh_tick = True
         self.set_filters({})
         self.configure(mtu_bytes)
         self.events()
@@ -293,8 +296,8 @@ class Plane:
         return dissect(frame, self._link_bytes).transport[12] >> 4 > 5
 
     def _run(self, program: str, frame: bytes, context: bytes) -> ProgramRun:
-        # or the time of an earlier run in the same jiffy would be taken for this one's
-        self._set_config(_TICK_OFFSET, 0)
+        if self.fresh_tick:
+            self._set_config(_TICK_OFFSET, 0)
         return self._inside.submit(run_once, self.fds[program], frame, context).result()
 
     def clone(self) -> bytes:

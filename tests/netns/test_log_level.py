@@ -150,3 +150,22 @@ def test_sighup_takes_over_the_level_of_the_file(direct_network: Network, tmp_pa
         program.await_words("info  eth0: reloaded")
         say(end_a, b"hello")
         program.await_words(":: sent - len=0, SYN seq=")
+
+
+def test_sighup_while_it_begins_is_not_lost(direct_network: Network, tmp_path: Path) -> None:
+    net = direct_network
+    filter_ = f"filter = {remote_and_local(net, 4, PORT)[0]}\n"
+    config = tmp_path / "eth0.conf"
+    config.write_text(f"{filter_}log.verbosity = warn\n")
+    with Foreground(net.a, "run", "-F", str(config), "eth0") as program:
+
+        def takes_sighup() -> bool:
+            program.check_running()
+            status = Path(f"/proc/{program.pid}/status").read_text(encoding="ascii")
+            (caught,) = re.findall(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)
+            return bool(int(caught, 16) & 1 << signal.SIGHUP - 1)
+
+        wait_until(takes_sighup, 30, "SIGHUP caught")
+        config.write_text(f"{filter_}log.verbosity = info\n")
+        program.signal(signal.SIGHUP)
+        program.await_words("info  eth0: reloaded")
