@@ -72,7 +72,7 @@ static __always_inline int become_data_whole(struct __sk_buff *skb, const struct
 	first[1] = head[1];
 	tail[0] = first[0];
 	tail[1] = first[1];
-	if (v->padding) {
+	if (unlikely(v->padding)) {
 		u64 *behind, kept[2];
 
 		first[2] = head[2];
@@ -97,7 +97,7 @@ static __always_inline int become_data_whole(struct __sk_buff *skb, const struct
 	*(b->segment + end + 1) = 0;
 	*(b->segment + end + 2) = 0;
 	part = csum_buffer(b->segment, total);
-	if (part < 0)
+	if (unlikely(part < 0))
 		return -1;
 	*(u16 *)(b->segment + 16) = ~csum_fold64(csum_pseudo(p->addresses, IPPROTO_TCP, total) + part);
 
@@ -151,7 +151,7 @@ static __always_inline int become_data_by_parts(struct __sk_buff *skb, const str
 	 * a short one as a whole stands behind the padding */
 	if ((n < rotated ? v->padding : n) & 1)
 		sum += csum_without(moved_sum) + csum_swapped(moved_sum);
-	if (v->padding) {
+	if (unlikely(v->padding)) {
 		u64 at = TCP_HEADER + v->padding;
 
 		random_bytes((u32 *)(b->segment + TCP_HEADER));

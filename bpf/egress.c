@@ -109,11 +109,11 @@ static __always_inline int apply_send(struct __sk_buff *skb, const struct config
 	u32 kind = v->counter;
 
 	/* Counted with its connection. To user space an error means that the program did not see it. */
-	if (v->action == SEND_NOTHING || (v->action == SEND_DROP && resent))
+	if (unlikely(v->action == SEND_NOTHING || (v->action == SEND_DROP && resent)))
 		return give_up(v->counter);
-	if (v->action == SEND_DROP)
+	if (unlikely(v->action == SEND_DROP))
 		return drop(v->counter);
-	if (v->action == SEND_HOLD || v->action == SEND_HOLD_AND_OPEN) {
+	if (unlikely(v->action == SEND_HOLD || v->action == SEND_HOLD_AND_OPEN)) {
 		if (hold_frame(skb, flow, p, o, v, now)) {
 			bpf_spin_lock(&c->lock);
 			conn_lost(c, v->generation);
@@ -125,14 +125,14 @@ static __always_inline int apply_send(struct __sk_buff *skb, const struct config
 		if (v->action == SEND_HOLD)
 			return take_away();
 		kind = COUNT_TX_SYN;
-	} else if (v->action != SEND_CONTROL) {
-		if (become_data(skb, p, o, v, n, b))
+	} else if (likely(v->action != SEND_CONTROL)) {
+		if (unlikely(become_data(skb, p, o, v, n, b)))
 			return drop(DROP_REWRITE);
 		count(COUNT_TX_DATA);
 		trace(cfg, flow, EVENT_SENT, TCP_ACK | TCP_PSH, v->seq, v->ack, n + v->padding);
-		if (resent)
+		if (unlikely(resent))
 			count(COUNT_RESENT);
-		if (v->action == SEND_DATA)
+		if (likely(v->action == SEND_DATA))
 			return transmit(skb, cfg);
 		/* The finished segment leaves as a clone; this skb becomes the probe behind it. */
 		b->cloning = 1;
@@ -170,10 +170,10 @@ int mimic_egress(struct __sk_buff *skb)
 	u64 now;
 
 	b = send_buffers.lookup(&zero);
-	if (!cfg || !b)
+	if (unlikely(!cfg || !b))
 		return TC_ACT_UNSPEC;
 	/* a finished segment of ours, on its way within our own run: the buffer is in use */
-	if (b->cloning)
+	if (unlikely(b->cloning))
 		return TC_ACT_UNSPEC;
 	p = &b->packet;
 	v = &b->verdict;
@@ -181,7 +181,7 @@ int mimic_egress(struct __sk_buff *skb)
 	__builtin_memset(v, 0, sizeof(*v));
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (end - data < 128 && skb->len > end - data)
+	if (unlikely(end - data < 128 && skb->len > end - data))
 		bpf_skb_pull_data(skb, skb->len < 128 ? skb->len : 128);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
@@ -195,30 +195,30 @@ int mimic_egress(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 
 	/* From here on the packet is ours: what cannot be sent right is not sent at all. */
-	if (p->fragment)
+	if (unlikely(p->fragment))
 		return drop(DROP_FRAGMENT);
 	now = c && c->state == ESTABLISHED ? clock_tick_ns(cfg) : bpf_ktime_get_boot_ns();
-	if (skb->gso_size)
+	if (unlikely(skb->gso_size))
 		return hop(skb, cfg, p, c);
 	length = bpf_ntohs(p->word[0]);
-	if (length < UDP_HEADER || length != p->l4_len || skb->len < p->l4 + length)
+	if (unlikely(length < UDP_HEADER || length != p->l4_len || skb->len < p->l4 + length))
 		return drop(DROP_MALFORMED);
 	offload_read(skb, cfg, p, &o, b->options);
-	if (o.foreign)
+	if (unlikely(o.foreign))
 		return hop(skb, cfg, p, c);
 	/* What comes right behind a superpacket must not overtake it. */
-	if (c && skb->ifindex == cfg->ifindex && elapsed_ns(now, c->hop_at_ns) < HOP_ORDER_NS)
+	if (unlikely(c && skb->ifindex == cfg->ifindex && elapsed_ns(now, c->hop_at_ns) < HOP_ORDER_NS))
 		return hop(skb, cfg, p, 0);
 	n = length - UDP_HEADER;
-	if (p->l4 - p->l3 + TCP_HEADER + padding_most(rule) + n > cfg->mtu)
+	if (unlikely(p->l4 - p->l3 + TCP_HEADER + padding_most(rule) + n > cfg->mtu))
 		return too_big(skb, p, &o, cfg, padding_most(rule), b);
-	if (n > DATAGRAM_MAX)
+	if (unlikely(n > DATAGRAM_MAX))
 		return drop(DROP_TOO_BIG);
 	/* bridges and packet sockets may leave link padding behind the datagram */
-	if (skb->len > p->l4 + length && bpf_skb_change_tail(skb, p->l4 + length, 0))
+	if (unlikely(skb->len > p->l4 + length && bpf_skb_change_tail(skb, p->l4 + length, 0)))
 		return drop(DROP_REWRITE);
 
-	if (skb->mark == cfg->command_mark) {
+	if (unlikely(skb->mark == cfg->command_mark)) {
 		struct command cmd = {};
 
 		if (!c || n < sizeof(cmd) || bpf_skb_load_bytes(skb, p->l4 + UDP_HEADER, &cmd, sizeof(cmd)))
@@ -232,7 +232,7 @@ int mimic_egress(struct __sk_buff *skb)
 				    v->role, v->reason);
 	} else {
 		resent = skb->mark == cfg->resend_mark;
-		if (!c) {
+		if (unlikely(!c)) {
 			/* user space looks only at entries that it was told of: none is made without that */
 			if (resent)
 				return give_up(DROP_RESEND_LATE);
@@ -245,10 +245,10 @@ int mimic_egress(struct __sk_buff *skb)
 			return drop(DROP_MAP_FULL);
 		/* only what opens needs a number that nobody can guess */
 		random = c->state == IDLE ? bpf_get_prandom_u32() : (u32)now;
-		if (c->state == IDLE)
+		if (unlikely(c->state == IDLE))
 			hint = half_opens.lookup(&flow);
 		/* XDP that received the handshake did not see a tag that stands beside the frame */
-		if (c->state == IDLE || (skb->vlan_present && c->l2_len == p->l3)) {
+		if (unlikely(c->state == IDLE || (skb->vlan_present && c->l2_len == p->l3))) {
 			link_header_save(skb, p, b->head);
 			fresh = 1;
 		}

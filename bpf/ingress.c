@@ -263,7 +263,8 @@ static __always_inline int segment_read(frame *f, const struct packet *p,
 	kind = s->flags & (TCP_SYN | TCP_RST | TCP_FIN);
 	if ((kind & (kind - 1)) && !(kind & TCP_RST))
 		return DROP_RX_FLAGS;
-	if ((kind || (s->length < 2 && !(s->flags & TCP_PSH))) && !control_is_intact(f, p, b))
+	if (unlikely(kind || (s->length < 2 && !(s->flags & TCP_PSH))) &&
+	    !control_is_intact(f, p, b))
 		return DROP_RX_CHECKSUM;
 	if (kind == TCP_SYN && header > TCP_HEADER) {
 		/* control_is_intact() has just loaded the segment */
@@ -319,7 +320,7 @@ static __always_inline int apply_receive(frame *f, struct config *cfg,
 					 struct receive_verdict *v, const u8 *l2,
 					 struct receive_buffer *b, u64 now)
 {
-	if (v->answered_syn) {
+	if (unlikely(v->answered_syn)) {
 		struct half_open hint = {
 			.at_ns = now,
 			.isn = s->cookie,
@@ -339,18 +340,18 @@ static __always_inline int apply_receive(frame *f, struct config *cfg,
 			bpf_spin_unlock(&c->lock);
 		}
 	}
-	if (v->reason)
+	if (unlikely(v->reason))
 		event_state(&b->event, flow, now, v->generation, v->state, v->role, v->reason);
 	count(v->counter);
-	if (v->control.flags && v->limited && !rst_allowed(cfg, now))
+	if (unlikely(v->control.flags) && v->limited && !rst_allowed(cfg, now))
 		v->control.flags = 0;
-	if (v->control.flags)
+	if (unlikely(v->control.flags))
 		trace(cfg, flow, EVENT_SENT, v->control.flags, v->control.seq, v->control.ack,
 		      v->control.payload);
-	if (v->deliver) {
+	if (likely(v->deliver)) {
 		if (restore_datagram(f, p, tcp, v->padding, cfg, b))
 			return receive_dropped(DROP_RX_REWRITE);
-		if (v->control.flags) {
+		if (unlikely(v->control.flags)) {
 			count(COUNT_TX_WINDOW_UPDATE);
 			return frame_deliver_and_reply(f, cfg, &v->control);
 		}
@@ -433,9 +434,9 @@ static __always_inline int receive(frame *f)
 		return FRAME_PASS;
 
 	/* From here on the segment is ours: the kernel's own TCP never sees it. */
-	if (p->fragment)
+	if (unlikely(p->fragment))
 		return receive_dropped(DROP_RX_FRAGMENT);
-	if (frame_is_merged(f))
+	if (unlikely(frame_is_merged(f)))
 		return frame_split(f, cfg, p);
 	if (p->l4_len < TCP_HEADER || tcp_header_load(f, p, tcp))
 		return receive_dropped(DROP_RX_MALFORMED);
@@ -446,14 +447,14 @@ static __always_inline int receive(frame *f)
 	if (p->l4_len > DATAGRAM_MAX + 64)
 		return receive_dropped(DROP_RX_TOO_BIG);
 	why = segment_read(f, p, tcp, s, b);
-	if (why)
+	if (unlikely(why))
 		return receive_dropped(why);
 	trace(cfg, &flow, 0, s->flags, s->seq, s->ack, s->length);
 	state = c ? c->state : IDLE;
 	plain = state == ESTABLISHED && (s->flags & ~TCP_ACK) == TCP_PSH;
 	now = plain ? clock_tick_ns(cfg) : bpf_ktime_get_boot_ns();
 	random = (u32)now * 0x9e3779b1U;
-	if (!plain) {
+	if (unlikely(!plain)) {
 		/* data of an established connection needs none of this */
 		random = bpf_get_prandom_u32();
 		s->we_are_higher = key_is_higher(&flow);
@@ -462,7 +463,7 @@ static __always_inline int receive(frame *f)
 	wanted = !c || state != ESTABLISHED || elapsed_ns(now, c->syn_answered_ns) < 2 * COOKIE_LIFE_NS;
 	opens = (s->flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 	acks = (s->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_ACK;
-	if (opens || (acks && wanted)) {
+	if (unlikely(opens || (acks && wanted))) {
 		u32 epoch = cookie_epoch(bpf_ktime_get_boot_ns(), acks, s->ack - 1);
 
 		s->cookie = cookie_of_epoch(cfg->cookie_key, &flow, epoch, opens ? s->wscale : 0);
@@ -472,12 +473,12 @@ static __always_inline int receive(frame *f)
 			hint = half_opens.lookup(&flow);
 	}
 	tag = frame_tag(f);
-	if (!c && s->proves) {
+	if (unlikely(!c && s->proves)) {
 		c = conn_make(&flow, number, b->conn_template);
 		if (!c)
 			count(DROP_RX_MAP_FULL);
 	}
-	if (c) {
+	if (likely(c)) {
 		bpf_spin_lock(&c->lock);
 		conn_receive(c, s, v, rule, hint, random, now);
 		if (v->reason && !plain && (c->role == RESPONDER || !c->l2_len))
@@ -489,7 +490,7 @@ static __always_inline int receive(frame *f)
 	} else {
 		receive_stray(s, v);
 	}
-	if (s->flags & TCP_RST && v->counter == DROP_RX_NO_CONNECTION) {
+	if (unlikely(s->flags & TCP_RST) && v->counter == DROP_RX_NO_CONNECTION) {
 		hint = half_opens.lookup(&flow);
 		/* the peer knows nothing of the SYN that was answered: do not wait for its ACK */
 		if (hint && (!s->seq || s->seq == hint->ack))

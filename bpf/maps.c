@@ -81,7 +81,7 @@ static __always_inline void count(u32 which)
 	int index = which;
 	u64 *value = counters.lookup(&index);
 
-	if (value)
+	if (likely(value))
 		(*value)++;
 }
 
@@ -181,7 +181,7 @@ static __always_inline void trace(const struct config *cfg, const struct flow_ke
 {
 	struct event *event;
 
-	if (!(cfg->flags & CONFIG_TRACE))
+	if (likely(!(cfg->flags & CONFIG_TRACE)))
 		return;
 	event = traces.ringbuf_reserve(sizeof(*event));
 	if (!event) {

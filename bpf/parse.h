@@ -75,7 +75,7 @@ static __always_inline __u32 parse_link(void *data, void *end, int has_link, __b
 	for (int i = 0; i < VLAN_DEPTH; i++) {
 		struct vlan_header *vlan = data + at;
 
-		if (*protocol != bpf_htons(ETH_P_8021Q) && *protocol != bpf_htons(ETH_P_8021AD))
+		if (likely(*protocol != bpf_htons(ETH_P_8021Q) && *protocol != bpf_htons(ETH_P_8021AD)))
 			break;
 		if ((void *)(vlan + 1) > end)
 			return 0;

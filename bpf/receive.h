@@ -307,7 +307,7 @@ static __always_inline void receive_established(struct conn *c, const struct seg
 		edge = s->ack + ((__u32)s->window << c->peer_wscale);
 		c->peer_window = seq_before(edge, c->seq) ? 0 : edge - c->seq;
 	}
-	if (s->flags & TCP_PSH) {
+	if (likely(s->flags & TCP_PSH)) {
 		receive_data(c, s, v, rule, random, now);
 	} else if (ahead && s->length < 2) {
 		receive_ahead(c, s, v, rule, now);

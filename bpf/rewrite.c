@@ -110,7 +110,7 @@ static __always_inline int options_move(struct __sk_buff *skb, const struct pack
 {
 	u64 length = p->l4 - ip_base(p);
 
-	if (!length)
+	if (likely(!length))
 		return 0;
 	barrier_var(length);
 	length = ((length - 1) & 0x1ff) + 1;

@@ -98,7 +98,7 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 	__u32 payload;
 	int probe;
 
-	if (c->flags & DRAINING) {
+	if (unlikely(c->flags & DRAINING)) {
 		if (resent) {
 			c->resent += c->resent != c->held;
 			c->drain_until_ns = now + (c->resent == c->held ? DRAIN_SETTLE_NS : DRAIN_LIMIT_NS);
@@ -116,7 +116,7 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 	payload = length + v->padding;
 	probe = c->peer_window < WINDOW_DEFAULT / 2 &&
 		elapsed_ns(now, c->last_probe_ns) >= PROBE_INTERVAL_NS;
-	if (payload > c->peer_window) {
+	if (unlikely(payload > c->peer_window)) {
 		verdict_drop(c, v, DROP_WINDOW, CONN_DROP_WINDOW);
 		if (probe) {
 			v->given_up = v->counter;
@@ -135,7 +135,7 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 	c->last_tx_ns = now;
 	c->tx_packets++;
 	c->tx_bytes += length;
-	if (probe) {
+	if (unlikely(probe)) {
 		window_probe(c, &v->control, rule, 0, now);
 		v->action = SEND_DATA_AND_PROBE;
 	}
@@ -220,7 +220,7 @@ static __always_inline void conn_send(struct conn *c, struct send_verdict *v,
 				      const struct rule *rule, const struct half_open *hint,
 				      __u32 length, int resent, __u32 random, __u64 now)
 {
-	if (c->state == ESTABLISHED) {
+	if (likely(c->state == ESTABLISHED)) {
 		send_established(c, v, rule, length, resent, now);
 	} else if (resent) {
 		/* It belonged to a handshake that has ended meanwhile. */

@@ -33,7 +33,7 @@ def opened(net: Network) -> socket.socket:
 
 def arrived(raw: socket.socket) -> list[tuple[Segment, int]]:
     """Data segments from A with their status."""
-    found = []
+    found: list[tuple[Segment, int]] = []
     while True:
         try:
             frame, told, _, address = raw.recvmsg(65536, 64)

@@ -128,6 +128,25 @@ def test_what_happens_is_told() -> None:
     run(scene())
 
 
+def test_events_that_come_faster_than_they_are_taken_are_counted_and_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mimicd.varlink.service._EVENTS_AHEAD", 10)
+
+    async def scene() -> None:
+        async with serving() as served, Wire.to(served) as wire:
+            await wire.call("Monitor", more=True, interface="eth0")
+            for number in range(100):
+                served.manager.say("eth0", 2, f"line {number}")
+            events = [(await wire.receive())["parameters"]["event"] for _ in range(11)]
+            assert [one["text"] for one in events[:10]] == [f"line {n}" for n in range(10)]
+            assert (events[10]["kind"], events[10]["level"]) == ("missed", 90)
+            served.manager.say("eth0", 2, "what comes later is told again")
+            assert (await wire.receive())["parameters"]["event"]["kind"] == "log"
+
+    run(scene())
+
+
 def test_an_error_has_its_name_one_sentence_and_a_hint() -> None:
     async def scene() -> None:
         async with serving() as served:
