@@ -108,7 +108,7 @@ enum conn_flag {
 	CROSS_SILENTLY = 32, /* the peer answered our crossing SYN+ACK by RST: no more of those */
 	CROSS_PENDING = 64, /* user space is to ask for our SYN+ACK, or our SYN again */
 	HINT_FAILED = 128,  /* the ACK of a SYN that was answered did not come: wait for none again */
-	DRAIN_CLOSED = 256  /* DRAINING, and no more queue: more came than user space can send */
+	DRAIN_OVERTAKEN = 256 /* DRAINING, but no more queue: more came than user space can send */
 };
 
 /* Drops that `show` reports per connection, in this order. */

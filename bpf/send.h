@@ -47,18 +47,15 @@ static __always_inline void hold(struct conn *c, struct send_verdict *v)
 }
 
 /*
- * Behind those that user space still holds. Whoever sends faster than user space would queue for
- * ever, and every datagram take that way: then none is held until all have left.
+ * Whether it stays behind those that user space still holds. Whoever sends faster than user space
+ * would queue for ever, and every datagram take that way. So later ones overtake a full queue: that
+ * 256 come late is better than that thousands do not come.
  */
-static __always_inline void queue_behind(struct conn *c, struct send_verdict *v, __u64 now)
+static __always_inline int queues_behind(struct conn *c, __u64 now)
 {
-	if ((c->held >= DRAIN_MAX && c->held - c->resent >= HELD_MAX) ||
-	    elapsed_ns(now, c->state_since_ns) > DRAIN_TOTAL_NS)
-		c->flags |= DRAIN_CLOSED;
-	if (c->flags & DRAIN_CLOSED)
-		verdict_drop(c, v, DROP_HELD_FULL, CONN_DROP_HELD_FULL);
-	else
-		hold(c, v);
+	if (c->held - c->resent >= HELD_MAX || elapsed_ns(now, c->state_since_ns) > DRAIN_TOTAL_NS)
+		c->flags |= DRAIN_OVERTAKEN;
+	return !(c->flags & DRAIN_OVERTAKEN);
 }
 
 /* The ring had no room for a datagram that was to be held. */
@@ -106,9 +103,9 @@ static __always_inline void send_established(struct conn *c, struct send_verdict
 			/* The daemon is gone, and what it held with it. */
 			c->drops[CONN_DROP_LOST] += c->held - c->resent;
 			c->resent = c->held;
-			c->flags &= ~(DRAINING | DRAIN_CLOSED);
-		} else {
-			queue_behind(c, v, now);
+			c->flags &= ~(DRAINING | DRAIN_OVERTAKEN);
+		} else if (queues_behind(c, now)) {
+			hold(c, v);
 			return;
 		}
 	}
@@ -286,7 +283,7 @@ static __always_inline void conn_command(struct conn *c, struct send_verdict *v,
 	} else if (cmd->operation == COMMAND_DRAINED) {
 		/* what was held meanwhile is sent first, and asked for after that */
 		if (c->resent == c->held)
-			c->flags &= ~(DRAINING | DRAIN_CLOSED);
+			c->flags &= ~(DRAINING | DRAIN_OVERTAKEN);
 		v->counter = COUNT_DRAINED;
 		return;
 	} else {

@@ -21,9 +21,7 @@
 #define DRAIN_LIMIT_NS NS_PER_S
 /* And says so at once; if it died just then, no more than this is held for nobody. */
 #define DRAIN_SETTLE_NS (100 * NS_PER_MS)
-/* Who fills the queue again behind so many sends faster than user space. */
-#define DRAIN_MAX (2 * HELD_MAX)
-/* Who never lets it run empty, just as fast, is not held for longer than this. */
+/* Who sends as fast as user space, and never lets it run empty, is not held for longer than this. */
 #define DRAIN_TOTAL_NS (10 * NS_PER_S)
 /* A half-open hint counts as long as a peer of default settings would still answer. */
 #define HALF_OPEN_NS (8 * NS_PER_S)

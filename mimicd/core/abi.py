@@ -217,7 +217,7 @@ class ConnFlag(enum.IntFlag):
     CROSS_SILENTLY = 32
     CROSS_PENDING = 64
     HINT_FAILED = 128
-    DRAIN_CLOSED = 256
+    DRAIN_OVERTAKEN = 256
 
 
 # struct conn, without its lock: rule, bytes, 6 words, times and totals by turns, 5 words, drops,

@@ -24,9 +24,8 @@ SCALE = {False: 12, True: 14}
 PROBE_BELOW = 0x3400000 // 2
 PROBE_EVERY_NS = RESET_EVERY_NS = 10 * MS
 DRAIN_NS = S
-DRAIN_MAX = 2 * abi.HELD_MAX
 DRAIN_TOTAL_NS = 10 * S
-DRAIN_FLAGS = ConnFlag.DRAINING | ConnFlag.DRAIN_CLOSED
+DRAIN_FLAGS = ConnFlag.DRAINING | ConnFlag.DRAIN_OVERTAKEN
 DRAIN_SETTLE_NS = S // 10
 HALF_OPEN_NS = 8 * S
 PROOF_NS = 6 << 34
@@ -212,14 +211,12 @@ class Model:
                 entry.resent = entry.held
                 entry.flags &= ~DRAIN_FLAGS
             else:
-                too_many = entry.held >= DRAIN_MAX and entry.held - entry.resent >= abi.HELD_MAX
+                too_many = entry.held - entry.resent >= abi.HELD_MAX
                 if too_many or self.now_ns - entry.state_since_ns > DRAIN_TOTAL_NS:
-                    entry.flags |= ConnFlag.DRAIN_CLOSED
-                if entry.flags & ConnFlag.DRAIN_CLOSED:
-                    self._refuse(entry, out, "drop-held-full", "held-full")
-                else:
+                    entry.flags |= ConnFlag.DRAIN_OVERTAKEN
+                if not entry.flags & ConnFlag.DRAIN_OVERTAKEN:
                     self._hold(entry, out)
-                return
+                    return
         padding = self._padding(entry.seq, entry.ack)
         payload = length + padding
         probe = (
