@@ -22,6 +22,8 @@ PORT, OTHER_PORT = 51820, 51821
 LIVING = 20
 NEWCOMERS = 3
 GROWTH_MAX_KIB = 512
+NEWCOMER_MAX_KIB = 2
+"""What one of them may cost the daemon, with its line in the list that is asked for."""
 ENTRY_MAX_BYTES = 512
 """What the kernel's map takes for one of those who got in meanwhile."""
 NEWCOMER_TRIES = 10
@@ -98,7 +100,7 @@ def is_weathered(net: Network, count: int, xdp_mode: str) -> None:
     assert counters["rx-syn"] >= 0.9 * flood.sent
     assert counters["tx-syn-ack"] == counters["rx-syn"]
     assert not [name for name in counters if name.endswith("-full")]
-    assert growth_kib <= GROWTH_MAX_KIB
+    assert growth_kib <= GROWTH_MAX_KIB + newcomers * NEWCOMER_MAX_KIB
     assert maps_growth_kib <= 1 + newcomers * ENTRY_MAX_BYTES // 1024
 
 
