@@ -207,7 +207,8 @@ int mimic_egress(struct __sk_buff *skb)
 	if (unlikely(o.foreign))
 		return hop(skb, cfg, p, c);
 	/* What comes right behind a superpacket must not overtake it. */
-	if (unlikely(c && skb->ifindex == cfg->ifindex && elapsed_ns(now, c->hop_at_ns) < HOP_ORDER_NS))
+	if (unlikely(c && skb->ifindex == cfg->ifindex &&
+		     elapsed_ns(now, c->hop_at_ns) < HOP_ORDER_NS))
 		return hop(skb, cfg, p, 0);
 	n = length - UDP_HEADER;
 	if (unlikely(p->l4 - p->l3 + TCP_HEADER + padding_most(rule) + n > cfg->mtu))

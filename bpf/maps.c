@@ -3,7 +3,7 @@
  * The maps, and the small functions that touch them. BCC resolves maps by name in
  * the translation unit's own text, so .c files are joined, in two parts that share the
  * maps: maps, skb, rewrite, datagram, too_big, egress; and maps, skb, turn, xdp or tc, path,
- * ingress. Headers hold what is pure.
+ * restore, ingress. Headers hold what is pure.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
@@ -87,8 +87,8 @@ static __always_inline void count(u32 which)
 
 /*
  * CLOCK_BOOTTIME as it was at the first packet since the last jiffy, on whatever CPU: what an
- * established connection measures takes many of those, and reading the clock costs more than
- * all that the state machine does. Never ahead of the clock.
+ * established connection measures takes many of those, and to read the clock for each packet is
+ * a twelfth of what the disguise costs (docs/benchmarks.md). Never ahead of the clock.
  */
 static __always_inline u64 clock_tick_ns(struct config *cfg)
 {

@@ -130,6 +130,8 @@ async def _serve(invocation: Invocation) -> int:
     if invocation.netns:
         check_namespace(invocation.netns)
     await supervisor.open(only=invocation.interface)
+    if not invocation.interface:
+        begun.set()
     by: signal.Signals | None = None
     watchdog = Watchdog()
     watchdog.start()
@@ -137,10 +139,8 @@ async def _serve(invocation: Invocation) -> int:
         if invocation.interface:
             await _serve_one(supervisor, invocation, begun, ended)
         elif invocation.uses_bus:
-            begun.set()
             await _serve_bus(supervisor, invocation, ended)
         else:
-            begun.set()
             async with socket_of(supervisor, invocation, supervisor.holders()) as served:
                 if not served:
                     raise AlreadyRunningError(

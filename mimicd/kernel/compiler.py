@@ -33,8 +33,8 @@ from mimicd.paths import bpf_directory
 
 _SOURCES = {
     "egress": ("maps.c", "skb.c", "rewrite.c", "datagram.c", "too_big.c", "egress.c"),
-    "xdp": ("maps.c", "skb.c", "turn.c", "xdp.c", "path.c", "ingress.c"),
-    "tc": ("maps.c", "skb.c", "turn.c", "tc.c", "path.c", "ingress.c"),
+    "xdp": ("maps.c", "skb.c", "turn.c", "xdp.c", "path.c", "restore.c", "ingress.c"),
+    "tc": ("maps.c", "skb.c", "turn.c", "tc.c", "path.c", "restore.c", "ingress.c"),
     "guard": ("maps.c", "guard.c"),
 }
 """The sources for sending, for receiving on XDP or on TC ingress, and for the guard."""
